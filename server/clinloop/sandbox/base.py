@@ -1,0 +1,88 @@
+"""The seam between clinloop and whatever executes the agent's code: one protocol, a job, an exit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from clinloop.settings import Limits
+
+
+class Mount(NamedTuple):
+    """One host file or folder that the job sees."""
+
+    source: Path
+    target: str
+    """Absolute path inside, e.g. "/data"."""
+    writable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One process tree to execute: no network, nothing but its mounts."""
+
+    name: str
+    """Unique over the instance, e.g. "derm-7f3a-run3-train"."""
+    argv: tuple[str, ...]
+    """Command; argv[0] "python" is the interpreter of the sandbox image."""
+    workdir: str
+    """Path inside at which the command starts."""
+    mounts: tuple[Mount, ...]
+    limits: Limits
+    wall_seconds: float
+    """After this the job is overdue; the caller enforces it with `stop`, a backend may enforce it as well."""
+    log: Path
+    """Host file that receives standard output and error, capped at limits.log_bytes."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Complete environment beside PATH, HOME and thread counts."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of leased GPUs."""
+
+
+class Exit(NamedTuple):
+    """How a job ended."""
+
+    code: int
+    """Exit status; 128 + n when signal n ended it."""
+    oom_killed: bool = False
+    """A process of the job was killed for memory (from counters, never inferred from 137)."""
+    disk_full: bool = False
+    """The job filled its /out."""
+
+
+class Probe(NamedTuple):
+    """What a backend can do on this machine."""
+
+    usable: bool
+    problem: str
+    """Why it cannot be used; empty when usable."""
+    fix: str
+    """One line that the custodian can act on; empty when usable."""
+    tiers: Mapping[str, str]
+    """Per resource (memory, pids, cpu, disk, uid, network) how it is enforced, e.g. {"memory": "cgroup v1"}."""
+
+
+class Sandbox(Protocol):
+    """Executes jobs. Every method may raise SandboxUnavailable and nothing else; a failing command is an Exit, not an error."""
+
+    name: str
+    isolates: bool
+    """False: the job can reach whatever this user can reach."""
+
+    def probe(self) -> Probe:
+        """Try the real thing once and say what is enforced how."""
+        ...
+
+    def start(self, job: Job) -> str:
+        """Start a job and return a reference that survives a restart of the caller."""
+        ...
+
+    def wait(self, ref: str, timeout_s: float) -> Exit | None:
+        """Drain the job's output for at most timeout_s seconds; None while it runs."""
+        ...
+
+    def stop(self, ref: str) -> None:
+        """End every process of the job and release what it held; idempotent, also for a ref of a dead caller."""
+        ...
