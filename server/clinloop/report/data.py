@@ -1,0 +1,388 @@
+"""Everything that a report says, as one frozen value: the writer renders and dumps it, the verifier reads it back.
+
+Files of a report folder, beside `report.json` and `report.html`:
+
+    evidence/truth.csv      case_id,group,label      every test case once; ids are the random ids of the final run
+    evidence/initial.csv    case_id,p_<class>,…      what the baseline predicted for the same cases
+    evidence/refined.csv    case_id,p_<class>,…      what the accepted model predicted
+    ../model/MANIFEST.json  {file name: sha256}      the model folder beside the report folder
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from clinloop.spec import canonical
+
+SCHEMA_VERSION: Final = 1
+GENESIS: Final = "0" * 64
+
+STANDARD_LIMITS: Final = (
+    "For research use only. This is not a medical device and must not guide the care of a patient.",
+    "Retrospective: the model met stored images with known answers, not patients in a clinic.",
+    "One data set: nothing here says how the model does in another hospital, on other equipment or for others.",
+    "Intervals cover the chance of drawing these test cases. They do not cover a change of prevalence, wrong labels or "
+    "the choice among many runs.",
+    "Pre-training on public images, or labels that a person gave to the agent, cannot be seen by the server.",
+)
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class AuditItem(_Value):
+    """One finding of the data audit that a reader should know."""
+
+    level: Literal["ok", "note", "warning"]
+    """How much it matters."""
+    text: str
+    """The finding, with its number."""
+
+
+class DatasetFacts(_Value):
+    """The data that the task was done on, test included, because the test has been opened."""
+
+    name: str
+    """Name of the dataset on this server."""
+    layout: str
+    """Layout adapter that read it."""
+    classes: tuple[str, ...]
+    """Classes of the task in the order of the prediction columns."""
+    counts: dict[str, dict[str, int]]
+    """Images by split (`train`, `val`, `test`) and class."""
+    group_kind: str
+    """What a group is: patient, lesion, study or image."""
+    groups: dict[str, int]
+    """Number of groups by split; no group is in two splits."""
+    split_rule: str = ""
+    """How the test and validation parts were chosen."""
+    image_rules: tuple[str, ...] = ()
+    """What was done to the pixels, one sentence each."""
+    commitment: str
+    """Salted SHA-256 commitment to the split, made before the first run."""
+    audit: tuple[AuditItem, ...] = ()
+    """Highlights of the audit."""
+
+
+class Guarantee(_Value):
+    """How far the test set was out of the agent's reach."""
+
+    level: Literal["L0", "L1", "L2", "L3"]
+    """Level that `clinloop doctor` computed."""
+    name: str
+    """Its name, for example `honour`."""
+    meaning: str
+    """What the level does and does not promise, in one or two sentences."""
+
+
+class BudgetFacts(_Value):
+    """What the agent could spend and what it spent."""
+
+    preset: str
+    """Name of the budget preset."""
+    runs_granted: int
+    """Charged runs allowed, the baseline included."""
+    runs_used: int
+    """Charged runs, refunds taken off."""
+    smoke_used: int
+    """Free smoke tests."""
+    seconds_per_run: int
+    """Training time of one run."""
+
+
+class RunSummary(_Value):
+    """One run of the loop."""
+
+    number: int
+    """Run number; 0 is the baseline."""
+    mode: Literal["full", "smoke"] = "full"
+    """Whether it was charged."""
+    status: str
+    """Final state of the run: succeeded, failed, stopped or lost."""
+    end_reason: str = ""
+    """Why training ended: finished, deadline, crash, …"""
+    revision: str
+    """Revision of the workspace that it ran."""
+    hypothesis: str = ""
+    """Why the change should help, in the agent's words."""
+    primary: float | None
+    """Primary metric on validation, computed by the server from predict.py; None when the run has no score."""
+    scores: dict[str, float | None] = Field(default_factory=dict)
+    """All reported metrics on validation."""
+    decision: Literal["accepted", "rejected", "none"]
+    """Decision of the server; `none` when there was nothing to decide on."""
+    reason_code: str = ""
+    """Code of the decision's reason."""
+    reason: str = ""
+    """The reason in words."""
+    started: str | None = None
+    """UTC ISO-8601."""
+    ended: str | None = None
+    """UTC ISO-8601."""
+    train_seconds: float | None = None
+    """Wall-clock seconds of training."""
+    diff_summary: str = ""
+    """What changed against the revision before, for example `train.py +12 -3`."""
+    validations: tuple[tuple[float, float], ...] = ()
+    """Scores inside the run: (seconds since start, primary metric)."""
+    incumbent_after: int | None = None
+    """Number of the best accepted run after this one was decided."""
+    inputs: tuple[int, ...] = ()
+    """Earlier runs whose output this run could read."""
+    claimed: float | None = None
+    """Best value that training saw through `session.validate`; None when it never asked."""
+
+
+class OperatingPoint(_Value):
+    """A threshold that was fixed on validation and used unchanged on the test set."""
+
+    model: Literal["initial", "refined"]
+    """Which model it belongs to."""
+    class_name: str
+    """Class that the threshold decides about."""
+    rule: str
+    """Rule that chose it, in words."""
+    threshold: float
+    """A case is called positive when its probability is at least this."""
+    validation_sensitivity: float | None
+    """Sensitivity on validation at the threshold."""
+    validation_specificity: float | None
+    """Specificity on validation at the threshold."""
+
+
+class Estimate(_Value):
+    """A value with its 95 % interval; None where the metric is undefined."""
+
+    value: float | None
+    """Point value."""
+    low: float | None = None
+    """Lower end of the 95 % interval."""
+    high: float | None = None
+    """Upper end of the 95 % interval."""
+
+
+class FinalMetric(_Value):
+    """One metric on the test set, before and after."""
+
+    name: str
+    """Name in METRICS, with its class: `auc_MEL`."""
+    title: str
+    """Name for people."""
+    direction: Literal["higher", "lower"] = "higher"
+    """Which way is better."""
+    initial: Estimate
+    """The baseline."""
+    refined: Estimate
+    """The accepted model."""
+    difference: Estimate
+    """Refined minus initial, paired on the same resamples."""
+    p: float | None
+    """Two-sided paired bootstrap p-value."""
+    n: int
+    """Test cases."""
+    unit: str
+    """What was resampled: the group kind."""
+    resamples: int
+    """Number of bootstrap resamples."""
+    seed: int
+    """Seed of the resamples."""
+
+
+class ValidationToTest(_Value):
+    """How much of the validation value was left on the test set."""
+
+    metric: str
+    """Name of the primary metric."""
+    validation: float
+    """Validation value of the accepted model."""
+    test: float | None
+    """Its test value."""
+    drop: float | None
+    """Validation minus test."""
+
+
+class CanaryCheck(_Value):
+    """Validation cases mixed into the final run: a model that treats the test set apart answers them differently."""
+
+    model: Literal["initial", "refined"]
+    """Which model."""
+    n: int
+    """Canaries."""
+    agreeing: int
+    """Canaries with the same answer as on validation, within the tolerance."""
+    largest_difference: float
+    """Largest absolute difference of a probability."""
+
+
+class OrderAudit(_Value):
+    """Predictions must not depend on the order or the names of the files."""
+
+    model: Literal["initial", "refined"]
+    """Which model."""
+    ok: bool
+    """Whether they did not."""
+    detail: str
+    """What was compared and the largest difference."""
+
+
+class Integrity(_Value):
+    """What was checked around the one opening of the test set."""
+
+    touched: str = "once"
+    """How often the server opened the test set for this task, in words."""
+    canaries: tuple[CanaryCheck, ...] = ()
+    """Agreement on the canaries."""
+    order: tuple[OrderAudit, ...] = ()
+    """Order audit."""
+    trees: dict[str, str] = Field(default_factory=dict)
+    """Digest of the frozen code by model: `initial`, `refined`."""
+    checkpoints: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the frozen checkpoint by model."""
+    crash_notes: tuple[str, ...] = ()
+    """Crashes and recoveries during finalize; empty = none."""
+
+
+class EnvironmentFacts(_Value):
+    """Where the runs ran."""
+
+    image: str
+    """Name of the sandbox image."""
+    image_digest: str
+    """SHA-256 of its locked requirements or of the image."""
+    packages: dict[str, str] = Field(default_factory=dict)
+    """Version by package."""
+    backend: str
+    """Sandbox backend."""
+    tiers: dict[str, str] = Field(default_factory=dict)
+    """Protection that was achieved, by kind: memory, disk, network, …"""
+    hardware: dict[str, str] = Field(default_factory=dict)
+    """Cores, memory, GPU."""
+
+
+class LedgerRow(_Value):
+    """One row of the append-only ledger.
+
+    `hash` is the SHA-256 of the canonical JSON of [scope, seq, at, event, resource, amount, run, detail, prev].
+    """
+
+    scope: str
+    """`dataset:<name>` or `task:<id>`."""
+    seq: int
+    """Position in its scope, from 0 without a hole."""
+    at: str
+    """UTC ISO-8601."""
+    event: str
+    """What happened."""
+    resource: str | None = None
+    """What was granted, reserved or refunded; None when nothing was."""
+    amount: int = 0
+    """Signed amount: positive for a grant or a refund, negative for a charge."""
+    run: str | None = None
+    """Name of the run that was charged or refunded, for example `run3`; None for grants."""
+    detail: dict[str, JsonValue] = Field(default_factory=dict)
+    """Facts of the event."""
+    prev: str
+    """Hash of the row before; at the start 64 zeros (dataset) or the dataset's head (task)."""
+    hash: str
+    """Hash of this row."""
+
+
+class ReportData(_Value):
+    """Everything that the report of one task says."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this form."""
+    created_at: str
+    """UTC ISO-8601."""
+    clinloop_version: str
+    """Version of clinloop that wrote it."""
+    task_id: str
+    """Task."""
+    task_type: Literal["classification"] = "classification"
+    """Type of the task; decides how the evidence is scored again."""
+    request: str
+    """The clinician's words, verbatim."""
+    spec: dict[str, JsonValue]
+    """The frozen contract."""
+    spec_sha256: str
+    """SHA-256 of its canonical JSON."""
+    primary_metric: str
+    """Name of the metric that decided."""
+    primary_title: str
+    """The same for people."""
+    assumptions: tuple[str, ...] = ()
+    """What the agent assumed where the request was silent."""
+    open_questions: tuple[str, ...] = ()
+    """What the clinician should still answer."""
+    dataset: DatasetFacts
+    """The data."""
+    guarantee: Guarantee
+    """Guarantee level."""
+    budget: BudgetFacts
+    """Budget."""
+    runs: tuple[RunSummary, ...]
+    """All runs in order."""
+    incumbent: int
+    """Number of the accepted run that was scored as `refined`."""
+    operating_points: tuple[OperatingPoint, ...] = ()
+    """Thresholds of both models."""
+    final: tuple[FinalMetric, ...]
+    """Metrics on the test set, the primary one included."""
+    validation_to_test: ValidationToTest
+    """Drop from validation to test of the accepted model."""
+    integrity: Integrity
+    """Checks around the opening of the test set."""
+    environment: EnvironmentFacts
+    """Where the runs ran."""
+    ledger: tuple[LedgerRow, ...]
+    """Chained rows: first the dataset's, then the task's."""
+    ledger_head: str
+    """Hash of the task's last row when the report was written."""
+    limits: tuple[str, ...] = STANDARD_LIMITS
+    """What the numbers do not mean."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The three evidence files of a report, as the bytes that are written and hashed."""
+
+    truth: bytes
+    initial: bytes
+    refined: bytes
+
+    def files(self) -> dict[str, bytes]:
+        """Return the content by file name."""
+        return {"truth.csv": self.truth, "initial.csv": self.initial, "refined.csv": self.refined}
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 by file name: the `evidence` entry of the ledger's `scored` event."""
+        return {name: hashlib.sha256(content).hexdigest() for name, content in self.files().items()}
+
+
+def truth_csv(cases: Iterable[tuple[str, str, str]]) -> bytes:
+    """Return evidence/truth.csv for (final case id, group, label); groups get new names by order of id."""
+    names: dict[str, str] = {}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("case_id", "group", "label"))
+    for case_id, group, label in sorted(cases):
+        writer.writerow((case_id, names.setdefault(group, f"g{len(names):06d}"), label))
+    return text.getvalue().encode()
+
+
+def sha256_json(value: object) -> str:
+    """Return the SHA-256 of the canonical JSON of a value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def row_hash(row: LedgerRow) -> str:
+    """Return the hash that a ledger row must carry."""
+    return sha256_json([row.scope, row.seq, row.at, row.event, row.resource, row.amount, row.run, row.detail, row.prev])
