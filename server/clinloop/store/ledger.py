@@ -64,13 +64,13 @@ def append(
         "SELECT seq, hash FROM ledger WHERE scope = ? ORDER BY seq DESC LIMIT 1", (scope,)
     ).fetchone()
     seq, prev = (last["seq"] + 1, last["hash"]) if last else (0, genesis)
-    detail = json.loads(canonical(detail or {}))
+    sealed: dict[str, Any] = json.loads(canonical(detail or {}))
     digest = row_hash(
-        scope=scope, seq=seq, at=at, event=event, resource=resource, amount=amount, run=run, detail=detail, prev=prev
+        scope=scope, seq=seq, at=at, event=event, resource=resource, amount=amount, run=run, detail=sealed, prev=prev
     )
     connection.execute(
         "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (scope, seq, at, event, resource, amount, run, canonical(detail), prev, digest),
+        (scope, seq, at, event, resource, amount, run, canonical(sealed), prev, digest),
     )
     return digest
 

@@ -4,146 +4,48 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from clinloop.errors import BudgetExceeded, NotNow, Unknown, unknown
+from clinloop.errors import BudgetExceeded, NotNow, unknown
 from clinloop.spec import PRESETS, TaskSpec, canonical
 from clinloop.store import ledger
+from clinloop.store.database import Database, utc_now
 from clinloop.store.ledger import LedgerRow
+from clinloop.store.rows import Mode, RunRow, TaskRow, run_row, task_row
 
-Mode = Literal["full", "smoke"]
 ACTIVE = ("queued", "training", "predicting", "scoring")
 REFUNDS_PER_TASK = 3
 """How often a fault of the server gives a run back; bounded, because an agent on the same machine could kill supervisors on purpose."""
-_MIGRATIONS = (("m001_schema", "schema.sql"),)
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """One task."""
-
-    id: str
-    dataset: str
-    request: str
-    spec: TaskSpec
-    template: str
-    seed: int
-    settings: dict[str, Any]
-    init_key: str
-    status: str
-    phase: str
-    final_run: str | None
-    result: dict[str, Any] | None
-    created_at: str
-    ended_at: str | None
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """One run or smoke test."""
-
-    task_id: str
-    name: str
-    number: int
-    mode: Mode
-    request_id: str
-    revision: str
-    tree_sha256: str
-    hypothesis: str
-    inputs: list[str]
-    status: str
-    end_reason: str
-    message: str
-    stop_requested: bool
-    sandbox_ref: str | None
-    facts: dict[str, Any]
-    created_at: str
-    started_at: str | None
-    deadline_unix: float | None
-    ended_at: str | None
-    score: float | None
-    scores: dict[str, Any] | None
-    decision: str
-    reason: str
-    reason_text: str
-
-    @property
-    def is_active(self) -> bool:
-        """True while a supervisor owes this run an end."""
-        return self.ended_at is None
-
-
-def utc_now() -> str:
-    """Return the time as UTC ISO-8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Store:
-    """Opens a connection per operation, so that threads and processes may share one Store or make their own."""
+    """Tasks, runs and ledger of one state folder; threads and processes may share it or make their own."""
 
     def __init__(self, state: Path) -> None:
-        """Open or create STATE/clinloop.sqlite and bring its schema up to date."""
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file = state / "clinloop.sqlite"
-        with self._transaction() as connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL) STRICT"
-            )
-            applied = {row["name"] for row in connection.execute("SELECT name FROM migration")}
-            for name, script in _MIGRATIONS:
-                if name not in applied:
-                    for statement in _statements((Path(__file__).parent / script).read_text(encoding="utf-8")):
-                        connection.execute(statement)
-                    connection.execute("INSERT INTO migration VALUES (?, ?)", (name, utc_now()))
-
-    @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self._file, timeout=30, isolation_level=None)
-        try:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            yield connection
-        finally:
-            connection.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connect() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+        """Open or create the store of a state folder."""
+        self._database = Database(state)
 
     # ledger ------------------------------------------------------------------------------------------------------
 
     def record(self, scope: str, event: str, detail: dict[str, Any], *, run: str | None = None) -> str:
         """Append an event that touches no budget and return the new head."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return ledger.append(connection, scope, event, at=utc_now(), run=run, detail=detail)
 
     def ledger(self, scope: str) -> list[LedgerRow]:
         """Return the chain of a scope, oldest first."""
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             return ledger.rows(connection, scope)
 
     def head(self, scope: str) -> str:
         """Return the newest hash of a scope."""
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             return ledger.head(connection, scope)
 
     def balance(self, task_id: str) -> dict[str, int]:
         """Return what a task has left of each resource."""
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             return ledger.balance(connection, f"task:{task_id}")
 
     def spend_error_view(self, task_id: str, detail: dict[str, Any]) -> None:
@@ -153,7 +55,7 @@ class Store:
             BudgetExceeded: none is left.
         """
         try:
-            with self._transaction() as connection:
+            with self._database.transaction() as connection:
                 ledger.append(
                     connection,
                     f"task:{task_id}",
@@ -185,10 +87,10 @@ class Store:
         """Freeze a contract, grant its budget and open its chain on the dataset's; an equal init_key returns the task there is."""
         preset = PRESETS[spec.budget]
         scope, at = f"task:{task_id}", utc_now()
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             found = connection.execute("SELECT * FROM task WHERE init_key = ?", (init_key,)).fetchone()
             if found:
-                return _task(found), False
+                return task_row(found), False
             connection.execute(
                 "INSERT INTO task (id, dataset, request, spec, template, seed, settings, init_key, status, created_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'preparing', ?)",
@@ -222,11 +124,11 @@ class Store:
             }
             for resource, amount in grants.items():
                 ledger.append(connection, scope, "granted", at=at, resource=resource, amount=amount)
-            return _task(connection.execute("SELECT * FROM task WHERE id = ?", (task_id,)).fetchone()), True
+            return task_row(connection.execute("SELECT * FROM task WHERE id = ?", (task_id,)).fetchone()), True
 
     def open_task(self, task_id: str) -> None:
         """Declare a prepared task ready for runs."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute("UPDATE task SET status = 'open' WHERE id = ? AND status = 'preparing'", (task_id,))
 
     def task(self, task_id: str) -> TaskRow:
@@ -235,16 +137,16 @@ class Store:
         Raises:
             Unknown: no such task; the text lists those that exist.
         """
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             row = connection.execute("SELECT * FROM task WHERE id = ?", (task_id,)).fetchone()
         if row is None:
             raise unknown("task_id", task_id, [task.id for task in self.tasks()], "Call init_task to create one.")
-        return _task(row)
+        return task_row(row)
 
     def tasks(self) -> list[TaskRow]:
         """Return all tasks, newest first."""
-        with self._connect() as connection:
-            return [_task(row) for row in connection.execute("SELECT * FROM task ORDER BY created_at DESC, id")]
+        with self._database.connect() as connection:
+            return [task_row(row) for row in connection.execute("SELECT * FROM task ORDER BY created_at DESC, id")]
 
     # runs --------------------------------------------------------------------------------------------------------
 
@@ -261,9 +163,9 @@ class Store:
 
     def runs(self, task_id: str) -> list[RunRow]:
         """Return the runs of a task in order of creation."""
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             return [
-                _run(row)
+                run_row(row)
                 for row in connection.execute(
                     "SELECT * FROM run WHERE task_id = ? ORDER BY created_at, rowid", (task_id,)
                 )
@@ -271,9 +173,10 @@ class Store:
 
     def active_runs(self) -> list[RunRow]:
         """Return the runs of all tasks that have no end yet."""
-        with self._connect() as connection:
+        with self._database.connect() as connection:
             return [
-                _run(row) for row in connection.execute("SELECT * FROM run WHERE ended_at IS NULL ORDER BY created_at")
+                run_row(row)
+                for row in connection.execute("SELECT * FROM run WHERE ended_at IS NULL ORDER BY created_at")
             ]
 
     def baseline(self, task_id: str) -> RunRow | None:
@@ -303,12 +206,12 @@ class Store:
         """
         resource, at = ("run" if mode == "full" else "smoke"), utc_now()
         try:
-            with self._transaction() as connection:
+            with self._database.transaction() as connection:
                 found = connection.execute(
                     "SELECT * FROM run WHERE task_id = ? AND request_id = ?", (task_id, request_id)
                 ).fetchone()
                 if found:
-                    return _run(found), False
+                    return run_row(found), False
                 status = connection.execute("SELECT status FROM task WHERE id = ?", (task_id,)).fetchone()["status"]
                 if status != "open":
                     raise NotNow(f"Task {task_id} is {status}, so no run can start; call init_task for a new task.")
@@ -317,7 +220,7 @@ class Store:
                 ).fetchone()
                 if active:
                     if (active["mode"], active["tree_sha256"]) == (mode, tree_sha256):
-                        return _run(active), False
+                        return run_row(active), False
                     raise NotNow(
                         f"{active['name']} of this task is {active['status']}; wait for it with read_validation, or stop it with "
                         f"run_training(mode='stop', run='{active['name']}')."
@@ -358,7 +261,7 @@ class Store:
                         at,
                     ),
                 )
-                return _run(
+                return run_row(
                     connection.execute("SELECT * FROM run WHERE task_id = ? AND name = ?", (task_id, name)).fetchone()
                 ), True
         except sqlite3.IntegrityError as error:
@@ -375,7 +278,7 @@ class Store:
         if status not in ACTIVE or set(columns) - allowed:
             raise ValueError(f"cannot set {status} {sorted(columns)}")
         changes = "".join(f", {column} = :{column}" for column in columns)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(
                 f"UPDATE run SET status = :status{changes} WHERE task_id = :task_id AND name = :name AND ended_at IS NULL",  # noqa: S608 - names are from `allowed`
                 {"status": status, "task_id": task_id, "name": name, **columns},
@@ -383,7 +286,7 @@ class Store:
 
     def request_stop(self, task_id: str, name: str) -> RunRow:
         """Ask the supervisor of a run to stop it; no effect on a run that has ended."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE run SET stop_requested = 1 WHERE task_id = ? AND name = ? AND ended_at IS NULL", (task_id, name)
             )
@@ -406,7 +309,7 @@ class Store:
     ) -> bool:
         """End a run exactly once, with its ledger entry; a lost full run is given back while refunds last. False if it had ended."""
         at, scope = utc_now(), f"task:{task_id}"
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             changed = connection.execute(
                 "UPDATE run SET status = ?, end_reason = ?, message = ?, score = ?, scores = ?, decision = ?, reason = ?, reason_text = ?,"
                 " ended_at = ? WHERE task_id = ? AND name = ? AND ended_at IS NULL",
@@ -449,7 +352,7 @@ class Store:
         Raises:
             NotNow: a run is active.
         """
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             active = connection.execute(
                 "SELECT name FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,)
             ).fetchone()
@@ -467,7 +370,7 @@ class Store:
 
     def reopen_task(self, task_id: str, reason: str) -> None:
         """Give a task back to its agent when the evaluation failed before the test set was touched."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             if connection.execute(
                 "UPDATE task SET status = 'open', phase = '', final_run = NULL WHERE id = ? AND status = 'evaluating'",
                 (task_id,),
@@ -478,7 +381,7 @@ class Store:
 
     def set_phase(self, task_id: str, phase: str) -> None:
         """Say what an evaluation is doing."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE task SET phase = ? WHERE id = ? AND status IN ('evaluating', 'unsealed')", (phase, task_id)
             )
@@ -490,7 +393,7 @@ class Store:
             NotNow: it was touched before.
         """
         try:
-            with self._transaction() as connection:
+            with self._database.transaction() as connection:
                 ledger.append(connection, f"task:{task_id}", "unsealing", at=utc_now(), detail=detail)
                 connection.execute(
                     "UPDATE task SET status = 'unsealed' WHERE id = ? AND status = 'evaluating'", (task_id,)
@@ -503,7 +406,7 @@ class Store:
     ) -> None:
         """Reach the terminal state of a task with its result."""
         at = utc_now()
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             if connection.execute(
                 "UPDATE task SET status = ?, phase = '', result = ?, ended_at = ? WHERE id = ? AND status IN ('evaluating', 'unsealed')",
                 (status, json.dumps(result), at, task_id),
@@ -512,46 +415,8 @@ class Store:
 
     def set_result(self, task_id: str, result: dict[str, Any]) -> None:
         """Replace the stored result of an ended task (the report's location, written after the terminal state)."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE task SET result = ? WHERE id = ? AND status IN ('evaluated', 'invalid')",
                 (json.dumps(result), task_id),
             )
-
-
-def _task(row: sqlite3.Row) -> TaskRow:
-    values = dict(row)
-    return TaskRow(
-        **{
-            **values,
-            "spec": TaskSpec.model_validate_json(values["spec"]),
-            "settings": json.loads(values["settings"]),
-            "result": json.loads(values["result"]) if values["result"] else None,
-        }
-    )
-
-
-def _run(row: sqlite3.Row) -> RunRow:
-    values = dict(row)
-    return RunRow(
-        **{
-            **values,
-            "inputs": json.loads(values["inputs"]),
-            "facts": json.loads(values["facts"]),
-            "stop_requested": bool(values["stop_requested"]),
-            "scores": json.loads(values["scores"]) if values["scores"] else None,
-        }
-    )
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a script into statements (executescript would commit the migration's transaction)."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-__all__ = ["ACTIVE", "REFUNDS_PER_TASK", "Mode", "RunRow", "Store", "TaskRow", "Unknown", "utc_now"]

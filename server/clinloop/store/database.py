@@ -1,0 +1,70 @@
+"""The SQLite file: connections, transactions and migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+_MIGRATIONS = (("m001_schema", "schema.sql"),)
+
+
+def utc_now() -> str:
+    """Return the time as UTC ISO-8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Database:
+    """Opens a connection per operation, so that threads and processes may share one file."""
+
+    def __init__(self, state: Path) -> None:
+        """Open or create STATE/clinloop.sqlite and bring its schema up to date."""
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = state / "clinloop.sqlite"
+        with self.transaction() as connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL) STRICT"
+            )
+            applied = {row["name"] for row in connection.execute("SELECT name FROM migration")}
+            for name, script in _MIGRATIONS:
+                if name not in applied:
+                    for statement in _statements((Path(__file__).parent / script).read_text(encoding="utf-8")):
+                        connection.execute(statement)
+                    connection.execute("INSERT INTO migration VALUES (?, ?)", (name, utc_now()))
+
+    @contextmanager
+    def connect(self) -> Generator[sqlite3.Connection]:
+        """Yield a connection for reading."""
+        connection = sqlite3.connect(self._file, timeout=30, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def transaction(self) -> Generator[sqlite3.Connection]:
+        """Yield a connection that holds the write lock; commit at the end, roll back on any exception."""
+        with self.connect() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script into statements (executescript would commit the migration's transaction)."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

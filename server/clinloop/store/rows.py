@@ -1,0 +1,92 @@
+"""What the store hands out: one frozen value per task and per run."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from clinloop.spec import TaskSpec
+
+Mode = Literal["full", "smoke"]
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One task."""
+
+    id: str
+    dataset: str
+    request: str
+    spec: TaskSpec
+    template: str
+    seed: int
+    settings: dict[str, Any]
+    init_key: str
+    status: str
+    phase: str
+    final_run: str | None
+    result: dict[str, Any] | None
+    created_at: str
+    ended_at: str | None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run or smoke test."""
+
+    task_id: str
+    name: str
+    number: int
+    mode: Mode
+    request_id: str
+    revision: str
+    tree_sha256: str
+    hypothesis: str
+    inputs: list[str]
+    status: str
+    end_reason: str
+    message: str
+    stop_requested: bool
+    sandbox_ref: str | None
+    facts: dict[str, Any]
+    created_at: str
+    started_at: str | None
+    deadline_unix: float | None
+    ended_at: str | None
+    score: float | None
+    scores: dict[str, Any] | None
+    decision: str
+    reason: str
+    reason_text: str
+
+    @property
+    def is_active(self) -> bool:
+        """True while a supervisor owes this run an end."""
+        return self.ended_at is None
+
+
+def task_row(row: sqlite3.Row) -> TaskRow:
+    """Return the task of a database row."""
+    values: dict[str, Any] = dict(row)
+    fields: dict[str, Any] = {
+        **values,
+        "spec": TaskSpec.model_validate_json(values["spec"]),
+        "settings": json.loads(values["settings"]),
+        "result": json.loads(values["result"]) if values["result"] else None,
+    }
+    return TaskRow(**fields)
+
+
+def run_row(row: sqlite3.Row) -> RunRow:
+    """Return the run of a database row."""
+    values: dict[str, Any] = dict(row)
+    fields: dict[str, Any] = {
+        **values,
+        "inputs": json.loads(values["inputs"]),
+        "facts": json.loads(values["facts"]),
+        "stop_requested": bool(values["stop_requested"]),
+        "scores": json.loads(values["scores"]) if values["scores"] else None,
+    }
+    return RunRow(**fields)
