@@ -11,6 +11,7 @@ import sys
 import urllib.request
 import zipfile
 from pathlib import Path
+from urllib.parse import urljoin
 
 INDEX = "https://pypi.org/pypi/uv/json"
 
@@ -44,7 +45,7 @@ def main(target: Path) -> None:
         for file in files
         if f"manylinux_2_17_{machine}" in file["filename"] or f"manylinux2014_{machine}" in file["filename"]
     )
-    with urllib.request.urlopen(wheel["url"], timeout=300) as reply:
+    with urllib.request.urlopen(urljoin(INDEX, wheel["url"]), timeout=300) as reply:
         content = reply.read()
     if hashlib.sha256(content).hexdigest() != wheel["digests"]["sha256"]:
         raise SystemExit("the uv wheel does not have the hash that the index states")
