@@ -26,17 +26,18 @@ class Job:
     name: str
     """Unique over the instance, e.g. "derm-7f3a-run3-train"."""
     argv: tuple[str, ...]
-    """Command; argv[0] "python" is the interpreter of the sandbox image."""
+    """Command; argv[0] is an absolute path inside or found on PATH. Its folder leads PATH."""
     workdir: str
     """Path inside at which the command starts."""
     mounts: tuple[Mount, ...]
+    """Targets do not lie in one another. A writable source is an empty folder; after `stop` it is a plain folder of regular files."""
     limits: Limits
     wall_seconds: float
     """After this the job is overdue; the caller enforces it with `stop`, a backend may enforce it as well."""
     log: Path
     """Host file that receives standard output and error, capped at limits.log_bytes."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Complete environment beside PATH, HOME and thread counts."""
+    """Complete environment beside PATH, HOME, PWD and thread counts."""
     gpus: tuple[str, ...] = ()
     """UUIDs of leased GPUs."""
 
@@ -76,7 +77,11 @@ class Sandbox(Protocol):
         ...
 
     def start(self, job: Job) -> str:
-        """Start a job and return a reference that survives a restart of the caller."""
+        """Start a job and return its reference, which is its name: good for `stop` in any process, even if this call was cut off."""
+        ...
+
+    def tiers(self, ref: str) -> Mapping[str, str]:
+        """Return, for a started job, how each resource of Probe.tiers is enforced."""
         ...
 
     def wait(self, ref: str, timeout_s: float) -> Exit | None:
@@ -86,3 +91,14 @@ class Sandbox(Protocol):
     def stop(self, ref: str) -> None:
         """End every process of the job and release what it held; idempotent, also for a ref of a dead caller."""
         ...
+
+
+def basic_environment(job: Job, *, home: str) -> dict[str, str]:
+    """Return the whole environment of a job: PATH, HOME and thread counts, then what the job gives."""
+    threads = str(max(1, int(job.limits.cpus)))
+    folders = ["/usr/local/bin", "/usr/bin", "/bin"]
+    if job.argv[0].startswith("/"):
+        folders.insert(0, str(Path(job.argv[0]).parent))
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    basics = {"PATH": ":".join(dict.fromkeys(folders)), "HOME": home, **dict.fromkeys(counts, threads)}
+    return basics | dict(job.environment)

@@ -1,0 +1,216 @@
+"""The bubblewrap backend: namespaces, a system-call filter, a uid of its own and hard caps, without a daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from clinloop.errors import SandboxUnavailable
+from clinloop.sandbox import cgroups, linux, processes, seccomp
+from clinloop.sandbox.base import Exit, Job, Mount, Probe
+from clinloop.sandbox.child import Child
+from clinloop.sandbox.launch import SANDBOX_UID, Launch
+from clinloop.sandbox.logs import LogFile
+from clinloop.sandbox.records import Record, Records
+from clinloop.sandbox.running import KILLED, Running, wait_for_stranger
+from clinloop.sandbox.volumes import TIERS, Volume, choose_volume
+from clinloop.settings import Limits, Settings
+
+_BWRAP_PATH = "/usr/bin:/usr/local/bin:/bin"
+_PIPE_BYTES = 1 << 20
+_BEST_EFFORT = {
+    "memory": "best effort: watcher of the processes' memory",
+    "pids": "best effort: RLIMIT_NPROC",
+    "cpu": "best effort: thread counts",
+}
+_FIX = "Needs bubblewrap >= 0.8 and user namespaces (Ubuntu 24.04: an AppArmor profile for bwrap, or kernel.apparmor_restrict_unprivileged_userns=0)."
+
+
+class Bubblewrap:
+    """Runs jobs with bubblewrap >= 0.8. `start` needs a thread that outlives the job: the kernel ends the job with that thread."""
+
+    name = "bubblewrap"
+    isolates = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._records = Records(settings.state / "sandboxes")
+        self._own_folders = (settings.state, settings.cache)
+        self._jobs = dict[str, Running]()
+        self._probe: Probe | None = None
+        self._is_root = os.geteuid() == 0
+
+    def probe(self) -> Probe:
+        """Run one real sandbox and say what is enforced how; the result is kept."""
+        if self._probe is None:
+            problem, fix = _find_obstacle()
+            tiers: Mapping[str, str] = {}
+            if not problem:
+                problem, tiers = self._try()
+                fix = _FIX if problem else ""
+            self._probe = Probe(not problem, problem, fix, tiers)
+        return self._probe
+
+    def _try(self) -> tuple[str, Mapping[str, str]]:
+        """Return (what went wrong or "", the tiers)."""
+        with tempfile.TemporaryDirectory(prefix="clinloop-probe-") as scratch:
+            folder = Path(scratch)
+            for name in ("in", "out"):
+                (folder / name).mkdir(mode=0o700)
+            (folder / "in" / "file").touch(mode=0o600)
+            job = Job(
+                name=f"probe-{secrets.token_hex(6)}",
+                argv=("/bin/sh", "-c", "cat /in/file && ! touch /in/file 2>&- && echo 1 >/out/file && exit 7"),
+                workdir="/",
+                mounts=(Mount(folder / "in", "/in"), Mount(folder / "out", "/out", writable=True)),
+                limits=Limits(
+                    memory_bytes=256 << 20,
+                    cpus=1,
+                    pids=32,
+                    out_bytes=4 << 20,
+                    tmp_bytes=1 << 20,
+                    shm_bytes=1 << 20,
+                    log_bytes=4096,
+                ),
+                wall_seconds=20,
+                log=folder / "log",
+            )
+            try:
+                self.start(job)
+                try:
+                    ended, tiers = self.wait(job.name, job.wall_seconds), self.tiers(job.name)
+                finally:
+                    self.stop(job.name)
+            except SandboxUnavailable as refusal:
+                lines = (
+                    job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                    if job.log.exists()
+                    else []
+                )
+                return " ".join([str(refusal), *lines[-1:]]), {}
+            if ended != Exit(7) or not (folder / "out" / "file").is_file():
+                return f"A test sandbox ended with {ended} instead of exit status 7.", {}
+            return "", tiers
+
+    def start(self, job: Job) -> str:
+        """Start a job and return its name; what a dead caller left under this name is ended first."""
+        if job.gpus:
+            raise SandboxUnavailable("The bubblewrap backend does not hand out GPUs yet.")
+        bwrap = shutil.which("bwrap", path=_BWRAP_PATH)
+        if bwrap is None:
+            raise SandboxUnavailable("bubblewrap is not installed: apt-get install bubblewrap.")
+        self.stop(job.name)
+        try:
+            self._jobs[job.name] = self._start(job, bwrap)
+        except BaseException as error:
+            self.stop(job.name)
+            if isinstance(error, OSError):
+                raise SandboxUnavailable(f"The sandbox could not be set up: {error.strerror}.") from error
+            raise
+        return job.name
+
+    def _start(self, job: Job, bwrap: str) -> Running:
+        folder = self._records.create(job.name)
+        places = cgroups.find_places()
+        token = f"{job.name}-{secrets.token_hex(4)}"
+        volumes = [
+            Volume(str(mount.source), str(folder / f"{index}.img"), "loop", job.limits.out_bytes)
+            if self._is_root
+            else Volume(str(mount.source), "", "plain", job.limits.out_bytes)
+            for index, mount in enumerate(job.mounts)
+            if mount.writable
+        ]
+        record = Record(groups=cgroups.plan(token, places), volumes=volumes)
+        self._records.save(job.name, record)  # before anything is acquired
+        groups = cgroups.create(token, places, job.limits)
+        if self._is_root:
+            record.volumes = [choose_volume(Path(v.source), Path(v.image), v.cap_bytes, SANDBOX_UID) for v in volumes]
+        record.tiers = {
+            **{
+                name: f"cgroup v{places[name].version}" if name in groups else _BEST_EFFORT[name]
+                for name in cgroups.CONTROLLERS
+            },
+            "disk": ", ".join(sorted({TIERS[volume.kind] for volume in record.volumes})) or "nothing writable",
+            "uid": f"own uid {SANDBOX_UID}" if self._is_root else "the server's uid in a user namespace",
+            "network": "none: own network namespace, system-call filter",
+        }
+        status = os.open(folder / "status", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        output, output_write = os.pipe2(os.O_CLOEXEC)
+        linux.enlarge_pipe(output, _PIPE_BYTES)
+        try:
+            with Launch(job, is_root=self._is_root, own_folders=self._own_folders) as launch:
+                process = launch.popen(bwrap, output=output_write, status=status, groups=list(groups.values()))
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(output_write)
+            os.close(status)
+        child = Child(process, output, LogFile(job.log, job.limits.log_bytes))
+        record.process = processes.identify(process.pid)
+        self._records.save(job.name, record)
+        return Running(
+            child,
+            record,
+            code=lambda: _exit_code(process, folder / "status"),
+            find=lambda: processes.descendants(process.pid),
+            memory_bytes=job.limits.memory_bytes,
+            memory_group=groups.get("memory"),
+        )
+
+    def tiers(self, ref: str) -> Mapping[str, str]:
+        """Return how each resource of a started job is enforced; empty once it is stopped."""
+        record = self._records.load(ref)
+        return record.tiers if record else {}
+
+    def wait(self, ref: str, timeout_s: float) -> Exit | None:
+        """Drain the job's output for at most timeout_s seconds; None while it runs. A job of another process is only polled."""
+        own = self._jobs.get(ref)
+        if own is None:
+            return wait_for_stranger(self._records, ref, timeout_s)
+        ended = own.follow(timeout_s)
+        if ended:
+            self._records.save(ref, own.record)
+        return ended
+
+    def stop(self, ref: str) -> None:
+        """End every process of the job and release what it held; its writable folders are plain folders of ours afterwards."""
+        own = self._jobs.pop(ref, None)
+        if own is not None:
+            own.child.end()
+        self._records.release(ref)
+
+
+def _find_obstacle() -> tuple[str, str]:
+    """Return why bubblewrap cannot work here and what to do about it, or two empty texts."""
+    if sys.platform != "linux":
+        return "bubblewrap needs Linux.", "Use a Linux virtual machine."
+    if platform.machine() not in seccomp.ARCHITECTURES:
+        return (
+            f"There is no system-call filter for {platform.machine()}.",
+            f"Use one of {', '.join(seccomp.ARCHITECTURES)}.",
+        )
+    if not shutil.which("bwrap", path=_BWRAP_PATH):
+        return "bubblewrap is not installed.", "Install it: apt-get install bubblewrap (or dnf install bubblewrap)."
+    return "", ""
+
+
+def _exit_code(process: subprocess.Popen[bytes], status: Path) -> int:
+    """Read the exit status from bwrap's status file; 137 when bwrap itself was killed.
+
+    Raises:
+        SandboxUnavailable: bwrap gave up before it started the command.
+    """
+    for line in status.read_text(encoding="ascii").splitlines():
+        if "exit-code" in (document := json.loads(line)):
+            return int(document["exit-code"])
+    if process.returncode < 0:
+        return KILLED
+    raise SandboxUnavailable("bubblewrap could not set the sandbox up; the log of the job says why.")

@@ -1,0 +1,110 @@
+"""What a started job holds, on disk before it is acquired, so that any process can release it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from clinloop.errors import SandboxUnavailable
+from clinloop.sandbox import cgroups, processes
+from clinloop.sandbox.base import Exit
+from clinloop.sandbox.processes import Identity
+from clinloop.sandbox.volumes import Volume
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+
+
+@dataclass(kw_only=True)
+class Record:
+    """One job of one backend; its folder is named by the job."""
+
+    process: Identity | None = None
+    groups: list[str] = field(default_factory=list[str])
+    volumes: list[Volume] = field(default_factory=list[Volume])
+    tiers: dict[str, str] = field(default_factory=dict[str, str])
+    exit: Exit | None = None
+
+
+class Records:
+    """The folder of records of one state folder, one sub-folder a job; shared by any number of processes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of a job; raises ValueError for a name that is no plain file name."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"not a job name: {name!r}")
+        return self._root / name
+
+    def create(self, name: str) -> Path:
+        """Make the empty folder of a new job."""
+        folder = self.folder(name)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def save(self, name: str, record: Record) -> None:
+        """Write a record in place of the former one, atomically."""
+        path = self.folder(name) / "record.json"
+        content = asdict(record) | {"volumes": [volume._asdict() for volume in record.volumes]}
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(content), encoding="utf-8")
+        part.replace(path)
+
+    def load(self, name: str) -> Record | None:
+        """Return the record of a job; None when it was released; an empty one when its owner died before it held anything."""
+        try:
+            stored = json.loads((self.folder(name) / "record.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Record() if self.folder(name).is_dir() else None
+        return Record(
+            process=Identity(*stored["process"]) if stored["process"] else None,
+            groups=stored["groups"],
+            volumes=[Volume(**volume) for volume in stored["volumes"]],
+            tiers=stored["tiers"],
+            exit=Exit(*stored["exit"]) if stored["exit"] else None,
+        )
+
+    @contextmanager
+    def _locked(self, name: str) -> Generator[bool]:
+        """Hold the job's folder against other processes; False when it is gone."""
+        try:
+            fd = os.open(self.folder(name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield self.folder(name).is_dir()
+        finally:
+            os.close(fd)
+
+    def release(self, name: str, *, end: Callable[[], bool] = lambda: True) -> None:
+        """End what a job still runs, settle its folders and forget it; nothing happens for a job that is gone.
+
+        end: ends processes that the record does not know; returns whether all are gone.
+
+        Raises:
+            SandboxUnavailable: a process survives SIGKILL.
+        """
+        with self._locked(name) as exists:
+            record = self.load(name) if exists else None
+            if record is None:
+                return
+            groups = [Path(folder) for folder in record.groups]
+            if record.process:
+                processes.kill(record.process)
+            if not (cgroups.kill(groups) and end()):
+                raise SandboxUnavailable("Processes of a sandbox survive SIGKILL; the machine needs its custodian.")
+            cgroups.remove(groups)
+            for volume in record.volumes:
+                volume.settle()
+            shutil.rmtree(self.folder(name), ignore_errors=True)
