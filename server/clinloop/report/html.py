@@ -1,0 +1,146 @@
+"""The report as one HTML page: no script, no network, figures inline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from clinloop.report import text
+from clinloop.report.checklist import reporting_items
+from clinloop.report.data import Evidence, FinalMetric, ReportData, RunSummary
+from clinloop.spec import canonical
+from clinloop.untrusted import clean
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TEXT_CAP: Final = 8000
+"""Longest foreign text that is shown, in characters."""
+
+_PLURAL: Final = {"patient": "patients", "lesion": "lesions", "study": "studies"}
+
+Figures = Mapping[str, str]
+"""Inline SVG by name: metrics, trajectory, and where there is something to show class_auc, learning, confusion."""
+
+
+def draw_figures(data: ReportData, evidence: Evidence | None) -> dict[str, str]:
+    """Draw every figure that the data supports."""
+    from clinloop.report import figures
+    from clinloop.report.evidence import confusion
+
+    drawn = {
+        "metrics": figures.metric_bars_svg(headline_metrics(data.final)),
+        "trajectory": figures.trajectory_svg(data.runs, data.primary_title),
+        "class_auc": figures.class_auc_svg(data.final),
+        "learning": figures.learning_svg(data.runs, data.primary_title, data.incumbent),
+    }
+    if evidence is not None:
+        classes = data.dataset.classes
+        before, after = (confusion(evidence.truth, rows, classes) for rows in (evidence.initial, evidence.refined))
+        drawn["confusion"] = figures.confusion_svg(classes, before, after)
+    return {name: svg for name, svg in drawn.items() if svg}
+
+
+def headline_metrics(metrics: Sequence[FinalMetric]) -> list[FinalMetric]:
+    """Return the metrics without the AUC of classes that have nothing else, because those have a figure of their own."""
+    names = {metric.name for metric in metrics}
+    per_class = [metric for metric in metrics if metric.name.startswith("auc_")]
+    lone = {metric.name for metric in per_class if f"sensitivity_{metric.name.removeprefix('auc_')}" not in names}
+    return [metric for metric in metrics if metric.name not in lone] or list(metrics)
+
+
+def render_html(data: ReportData, figures: Figures) -> str:
+    """Return the page; the same data and figures always give the same bytes."""
+    from markupsafe import Markup
+
+    from clinloop.report.figures import DARK, LIGHT, css_variables
+
+    return _template().render(
+        data=data,
+        figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - drawn by us, texts escaped there
+        light=css_variables(LIGHT),
+        dark=css_variables(DARK),
+        summary=summary_lines(data),
+        splits=[name for name in ("train", "val", "test") if name in data.dataset.counts],
+        items=reporting_items(data),
+        text=text,
+        canonical=canonical,
+    )
+
+
+def summary_lines(data: ReportData) -> tuple[str, str, str]:
+    """Return what was asked, what the model does on unseen cases, and what this does not mean, in plain words."""
+    primary = next(metric for metric in data.final if metric.name == data.primary_metric)
+    groups = data.dataset.groups.get("test")
+    kind = _PLURAL.get(data.dataset.group_kind, f"{data.dataset.group_kind} groups")
+    grouped = "" if groups is None or data.dataset.group_kind == "image" else f" from {groups:,} {kind}"
+    asked = " ".join(clean(data.request, cap=400).split())
+    unchanged = data.incumbent == min(run.number for run in data.runs)
+    result = f"On {primary.n:,} test images{grouped}, {_result(primary, unchanged=unchanged)}"
+    for point in data.operating_points:
+        if point.model == "refined":
+            result += _at_threshold(data, point.class_name)
+    meaning = (
+        "This is a measurement on one stored data set, for research use only. It does not show that the model is safe or "
+        f"useful for patients. Guarantee level {data.guarantee.level} ({data.guarantee.name}): {data.guarantee.meaning}"
+    )
+    return (f"“{asked}”", result, meaning)
+
+
+def _result(metric: FinalMetric, *, unchanged: bool) -> str:
+    value = f"{text.short(metric.title)} {text.number(metric.refined.value)} (95\u00a0% interval {text.interval(metric.refined)})"
+    if unchanged:
+        return f"the model reaches {value}. No later run was accepted, so it is the initial model."
+    change = {
+        "better": "The change is larger than chance explains",
+        "worse": "The refined model is worse than the initial one",
+        "no difference shown": "The data do not show a difference",
+        "not comparable": "The two cannot be compared",
+    }[text.verdict(metric)]
+    return (
+        f"the refined model reaches {value}; the initial model reached {text.number(metric.initial.value)} "
+        f"({text.interval(metric.initial)}). {change} ({text.p_text(metric.p)})."
+    )
+
+
+def _at_threshold(data: ReportData, name: str) -> str:
+    found = {metric.name: metric.refined for metric in data.final}
+    sensitivity, specificity = found.get(f"sensitivity_{name}"), found.get(f"specificity_{name}")
+    if sensitivity is None or specificity is None:
+        return ""
+    return (
+        f" At the threshold fixed beforehand it finds {text.percent(sensitivity.value)} of {name} "
+        f"({_percent_interval(sensitivity.low, sensitivity.high)}) and clears {text.percent(specificity.value)} of the others "
+        f"({_percent_interval(specificity.low, specificity.high)})."
+    )
+
+
+def _percent_interval(low: float | None, high: float | None) -> str:
+    return "no interval" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}\u00a0%"
+
+
+def run_state(run: RunSummary) -> str:
+    """Return the word that the trajectory table shows for a run."""
+    return run.decision if run.decision != "none" else "smoke test" if run.mode == "smoke" else "no score"
+
+
+def _shown(value: object) -> object:
+    return clean(value, cap=TEXT_CAP) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters["run_state"] = run_state
+    return environment.get_template("report.html.j2")

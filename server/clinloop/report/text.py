@@ -1,0 +1,57 @@
+"""Text for readers: numbers, intervals and p-values in one style, and sentences about results."""
+
+from __future__ import annotations
+
+from clinloop.report.data import Estimate, FinalMetric
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with fixed digits and a real minus sign; a dash when there is none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return a number with its sign."""
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval(estimate: Estimate, *, show_sign: bool = False) -> str:
+    """Return `low to high`, a dash when the interval is undefined."""
+    if estimate.low is None or estimate.high is None:
+        return "–"
+    show = signed if show_sign else number
+    return f"{show(estimate.low)} to {show(estimate.high)}"
+
+
+def p_text(p: float | None) -> str:
+    """Return `p = 0.012` or `p < 0.001`."""
+    if p is None:
+        return "p –"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a whole percentage."""
+    return "–" if value is None else f"{100 * value:.0f}\u00a0%"
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration in the unit that reads best."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def verdict(metric: FinalMetric) -> str:
+    """Return what the paired interval says about the change: better, worse, or no difference shown."""
+    low, high = metric.difference.low, metric.difference.high
+    if low is None or high is None:
+        return "not comparable"
+    if low > 0 or high < 0:
+        return "better" if (low > 0) == (metric.direction == "higher") else "worse"
+    return "no difference shown"
+
+
+def short(title: str) -> str:
+    """Return a title without its explanation in brackets."""
+    return title.split(" (", 1)[0]

@@ -1,0 +1,55 @@
+"""Writing a report folder: all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from clinloop.report.data import Evidence, ReportData
+from clinloop.report.html import draw_figures, render_html
+from clinloop.report.model_card import model_card
+
+
+class ReportPaths(NamedTuple):
+    """Where the parts of a report are."""
+
+    html: Path
+    json: Path
+    model_card: Path
+
+
+def write_report(data: ReportData, folder: Path, evidence: Evidence) -> ReportPaths:
+    """Write report.html, report.json, model_card.md and evidence/ into `folder`, which appears at once and complete.
+
+    A report that is there already is replaced, so that an interrupted evaluation can write it again.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        contents = {
+            "report.html": render_html(data, draw_figures(data, evidence)).encode(),
+            # ASCII only: no bidirectional or control character of an agent's sentence reaches a terminal.
+            "report.json": json.dumps(data.model_dump(mode="json"), indent=1).encode("ascii"),
+            "model_card.md": model_card(data).encode(),
+            **{f"evidence/{name}": content for name, content in evidence.files().items()},
+        }
+        (draft / "evidence").mkdir()
+        for name, content in contents.items():
+            with (draft / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-old-", dir=folder.parent) as old:
+                folder.rename(Path(old) / "report")
+                draft.rename(folder)
+        else:
+            draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return ReportPaths(html=folder / "report.html", json=folder / "report.json", model_card=folder / "model_card.md")

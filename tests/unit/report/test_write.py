@@ -1,0 +1,58 @@
+"""A report folder is complete or absent, and report.json is exactly what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from clinloop.report.data import Evidence, ReportData, truth_csv
+from clinloop.report.evidence import confusion
+from clinloop.report.write import write_report
+
+
+def test_report_folder_holds_every_part(data: ReportData, evidence: Evidence, tmp_path: Path) -> None:
+    paths = write_report(data, tmp_path / "task" / "report", evidence)
+    files = {str(file.relative_to(paths.html.parent)) for file in paths.html.parent.rglob("*") if file.is_file()}
+    assert files == {
+        "report.html",
+        "report.json",
+        "model_card.md",
+        "evidence/truth.csv",
+        "evidence/initial.csv",
+        "evidence/refined.csv",
+    }
+    assert ReportData.model_validate_json(paths.json.read_bytes()) == data
+    assert paths.json.read_bytes().isascii()
+    assert (paths.html.parent / "evidence" / "truth.csv").read_bytes() == evidence.truth
+    assert paths.model_card.read_text(encoding="utf-8").startswith("# Model card: isic")
+
+
+def test_writing_again_replaces_the_report_and_leaves_nothing_else(
+    data: ReportData, evidence: Evidence, tmp_path: Path
+) -> None:
+    write_report(data, tmp_path / "report", evidence)
+    paths = write_report(
+        data.model_copy(update={"created_at": "2026-11-21T00:00:00+00:00"}), tmp_path / "report", evidence
+    )
+    assert "2026-11-21" in paths.json.read_text(encoding="utf-8")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+
+def test_report_that_cannot_be_drawn_leaves_the_old_one(data: ReportData, evidence: Evidence, tmp_path: Path) -> None:
+    before = write_report(data, tmp_path / "report", evidence).json.read_bytes()
+    broken = Evidence(truth=evidence.truth, initial=b"case_id\nx\n", refined=evidence.refined)
+    with pytest.raises(KeyError):
+        write_report(data, tmp_path / "report", broken)
+    assert (tmp_path / "report" / "report.json").read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+
+def test_groups_of_the_evidence_carry_new_names() -> None:
+    written = truth_csv([("b2", "patient-77", "x"), ("a1", "patient-9", "y"), ("c3", "patient-77", 'q"r')])
+    assert written == b'case_id,group,label\na1,g000000,y\nb2,g000001,x\nc3,g000001,"q""r"\n'
+
+
+def test_confusion_counts_true_rows_and_predicted_columns() -> None:
+    truth = b"case_id,group,label\na,g0,cat\nb,g1,dog\nc,g2,dog\n"
+    predictions = b"case_id,p_cat,p_dog\nc,0.9,0.1\nb,0.2,0.8\na,0.6,0.4\n"
+    assert confusion(truth, predictions, ["cat", "dog"]) == [[1, 0], [1, 1]]
