@@ -1,0 +1,44 @@
+"""The layouts that are understood, and the choice among them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from clinloop.datasets.case import Layout, LayoutOptions
+from clinloop.datasets.layouts.class_folders import ClassFolders
+from clinloop.datasets.layouts.csv_manifest import CsvManifest
+from clinloop.datasets.layouts.folder import Folder
+from clinloop.datasets.layouts.isic2019 import Isic2019
+from clinloop.errors import BadInput, unknown
+
+LAYOUTS: list[Layout] = [Isic2019(), ClassFolders(), CsvManifest()]
+
+
+class Choice(NamedTuple):
+    """A layout and why it is the one."""
+
+    layout: Layout
+    reason: str
+
+
+def choose_layout(folder: Folder, name: str, options: LayoutOptions) -> Choice:
+    """Return the named layout, or with "auto" the one that fits best.
+
+    Raises:
+        Unknown: no layout has this name.
+        BadInput: nothing fits; the text says what each layout looked for.
+    """
+    if name != "auto":
+        layout = next((item for item in LAYOUTS if item.name == name), None)
+        if layout is None:
+            raise unknown("layout", name, ["auto", *(item.name for item in LAYOUTS)])
+        return Choice(layout, f"{name}, as asked: {layout.detect(folder, options).reason}")
+    found = [(layout, layout.detect(folder, options)) for layout in LAYOUTS]
+    best, detection = max(found, key=lambda item: item[1].score)
+    if detection.score == 0:
+        tried = "; ".join(f"{layout.name} ({result.reason}; it needs {layout.looks_for})" for layout, result in found)
+        raise BadInput(
+            f"The folder fits no layout. Tried: {tried}. Name a layout and its columns if the data is there under other names."
+        )
+    others = "; ".join(f"{layout.name}: {result.reason}" for layout, result in found if layout is not best)
+    return Choice(best, f"{best.name}: {detection.reason} (also considered {others})")

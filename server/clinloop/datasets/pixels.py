@@ -1,0 +1,260 @@
+"""One source image to one stored image: decoded once, every surprise of a format turned into 8-bit RGB, nothing but pixels kept.
+
+Runs in worker processes (see `workers`); the only module that decodes what a stranger made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, ImageOps
+
+MAX_PIXELS = 100_000_000
+"""An image that declares more is not decoded (a decoded pixel takes up to 12 bytes on the way)."""
+THUMBNAIL_PX = 32
+CACHE_OFFSET = 128
+"""Bytes of the .npy header in front of a cache; numpy writes exactly this much for shapes of up to 20 digits."""
+JPEG_QUALITY = 95
+RULES = {
+    "stored": f"8-bit RGB; JPEG quality {JPEG_QUALITY} where the source was JPEG, else PNG; no EXIF, ICC profile or comment",
+    "orientation": "EXIF orientation applied to the pixels, then dropped",
+    "sixteen_bit": "stretched per image: 0.5th percentile to 0, 99.5th percentile to 255",
+    "alpha": "composited on black",
+    "other_modes": "gray, palette, CMYK and 1-bit converted to RGB by Pillow",
+    "frames": "first frame of several",
+    "cache": "centre square of the stored image, resized with the bicubic filter (antialiased) to px × px",
+}
+
+_TAG_NAME = re.compile(r"[A-Za-z0-9_ -]{1,40}")
+_NOT_TAGS = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "gamma", "interlace", "progressive", "progression",
+                       "adobe", "adobe_transform", "transparency", "background", "loop", "duration", "compression", "srgb", "exif",
+                       "aspect", "version", "extension", "timestamp", "bbox", "blend", "disposal", "chromaticity", "default_image", "mp",
+                       "mpoffset", "resolution", "photoshop", "xmp", "icc_profile"})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What is the same for all images of an ingest."""
+
+    max_px: int
+    """Longest side of a stored image; longer ones are reduced."""
+    cache_px: tuple[int, ...]
+    caches: tuple[str, ...]
+    """File of each cache; row i starts at CACHE_OFFSET + i·px·px·3."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelJob:
+    """One image to store."""
+
+    source: str
+    target: str
+    """Path without suffix."""
+    row: int | None
+    """Row in the caches, None = the image goes into no cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of a stored image."""
+
+    suffix: str
+    pixel_sha256: str
+    """Of the decoded RGB pixels and their size, so that two files with the same picture agree."""
+    file_sha256: str
+    """Of the stored file."""
+    phash: int
+    thumbnail: bytes
+    """(THUMBNAIL_PX, THUMBNAIL_PX) uint8 gray."""
+    width: int
+    height: int
+    """Of the source, after orientation."""
+    file_bytes: int
+    mode: str
+    """Pillow mode of the source."""
+    tags: tuple[str, ...]
+    """Names of the metadata that the source carried; never values."""
+    handling: tuple[str, ...]
+    """Which rules beyond re-encoding applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why an image could not be stored."""
+
+    reason: str
+
+
+class PixelStore:
+    """Stores images one by one; one instance in each worker."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._caches = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in settings.caches]
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def store(self, job: PixelJob) -> ImageFacts | Unreadable:
+        """Store one image.
+
+        Raises:
+            OSError: the target cannot be written (disk full); an unreadable source is a result, not an exception.
+        """
+        try:
+            image, facts = _read(Path(job.source), self._settings.max_px)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            return Unreadable(f"it declares more than {MAX_PIXELS // 1_000_000} megapixels")
+        except MemoryError:
+            return Unreadable("it needs more memory than there is")
+        except (
+            Exception
+        ) as error:  # decoders raise anything on malformed input: OSError, SyntaxError, ValueError, struct.error, …
+            return Unreadable(_reason(error))
+        suffix = ".jpg" if facts.is_jpeg else ".png"
+        target = Path(job.target + suffix)
+        options = {"quality": JPEG_QUALITY} if facts.is_jpeg else {"compress_level": 3}
+        image.save(target, "JPEG" if facts.is_jpeg else "PNG", **options)
+        if job.row is not None:
+            self._write_caches(image, job.row)
+        gray = image.convert("L")
+        return ImageFacts(
+            suffix=suffix,
+            pixel_sha256=hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(),
+            file_sha256=hashlib.sha256(target.read_bytes()).hexdigest(),
+            phash=perceptual_hash(gray),
+            thumbnail=gray.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes(),
+            width=facts.width,
+            height=facts.height,
+            file_bytes=Path(job.source).stat().st_size,
+            mode=facts.mode,
+            tags=facts.tags,
+            handling=facts.handling,
+        )
+
+    def _write_caches(self, image: Image.Image, row: int) -> None:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image
+        box: tuple[int, int, int, int] | None = (left, top, left + side, top + side)
+        for px, fd in sorted(zip(self._settings.cache_px, self._caches, strict=True), reverse=True):
+            # The smaller cache is made from the larger one: the same picture at a fraction of the work.
+            square = square.resize((px, px), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+            box = None
+            data = square.tobytes()
+            written = os.pwrite(fd, data, CACHE_OFFSET + row * len(data))
+            if written != len(data):
+                raise OSError(28, "No space left on device")
+
+
+@dataclass(frozen=True, slots=True)
+class _SourceFacts:
+    is_jpeg: bool
+    width: int
+    height: int
+    mode: str
+    tags: tuple[str, ...]
+    handling: tuple[str, ...]
+
+
+def _read(path: Path, max_px: int) -> tuple[Image.Image, _SourceFacts]:
+    """Decode an image to upright 8-bit RGB with no side over `max_px`."""
+    with Image.open(path) as source:
+        is_jpeg, mode, size = source.format in {"JPEG", "MPO"}, source.mode, source.size
+        tags = _tag_names(source)
+        handling: list[str] = []
+        if getattr(source, "n_frames", 1) > 1:
+            handling.append("frames")
+        source.draft(None, (max_px, max_px))  # a JPEG decoder reduces by 2, 4 or 8 for free
+        source.load()
+        orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
+        image = ImageOps.exif_transpose(source)
+    if orientation in range(2, 9):
+        handling.append("orientation")
+    image, rule = _to_rgb(image)
+    if rule:
+        handling.append(rule)
+    if max(image.size) > max_px:
+        image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
+    if max(size) > max_px:
+        handling.append("reduced")
+    width, height = size[::-1] if orientation in range(5, 9) else size
+    # A copy that only has pixels: Pillow would write info (ICC profile, EXIF, comments) that rides along.
+    bare = Image.frombytes("RGB", image.size, image.tobytes())
+    return bare, _SourceFacts(is_jpeg, width, height, mode, tags, tuple(handling))
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """Return an image as 8-bit RGB and the name of the rule that was needed."""
+    mode = image.mode
+    if mode == "RGB" and "transparency" not in image.info:
+        return image, None
+    if mode.startswith("I") or mode == "F":
+        return _stretch(image), "sixteen_bit"
+    if mode in {"RGBA", "LA", "PA", "RGBa"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, rgba).convert("RGB"), "alpha"
+    return image.convert("RGB"), "other_modes"
+
+
+def _stretch(image: Image.Image) -> Image.Image:
+    """Map more than 8 bits to 8 by percentiles; a flat image becomes black."""
+    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = (float(edge) for edge in np.percentile(values, (0.5, 99.5)))
+    scaled = (
+        np.clip((values - low) / max(high - low, 1e-12) * 255.0, 0.0, 255.0) if high > low else np.zeros_like(values)
+    )
+    return Image.fromarray(np.round(scaled).astype(np.uint8)).convert("RGB")
+
+
+def perceptual_hash(gray: Image.Image) -> int:
+    """Return the 64-bit pHash of a gray image as a number."""
+    bits = np.packbits(imagehash.phash(gray).hash.flatten())
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+def _tag_names(image: Image.Image) -> tuple[str, ...]:
+    """Return names of EXIF, GPS, text and profile entries."""
+    exif = image.getexif()
+    names = {
+        f"EXIF {_known(tag, ExifTags.TAGS)}"
+        for tag in exif
+        if tag not in {ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo}
+    }
+    names |= {f"EXIF {_known(tag, ExifTags.TAGS)}" for tag in exif.get_ifd(ExifTags.IFD.Exif)}
+    names |= {f"GPS {_known(tag, ExifTags.GPSTAGS)}" for tag in exif.get_ifd(ExifTags.IFD.GPSInfo)}
+    for key in image.info:
+        if isinstance(key, str) and key.lower() not in _NOT_TAGS:
+            names.add(f"text {key}" if _TAG_NAME.fullmatch(key) else "text (unusual name)")
+    names |= {
+        title
+        for key, title in (("xmp", "XMP"), ("photoshop", "IPTC"), ("icc_profile", "ICC profile"))
+        if key in image.info
+    }
+    return tuple(sorted(names))
+
+
+def _known(tag: int, names: dict[int, str]) -> str:
+    return names.get(tag, f"tag {tag}")
+
+
+def _reason(error: Exception) -> str:
+    """Return why decoding failed, without paths."""
+    text = str(error)
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is empty or not an image of a known format"
+    if "truncated" in text.lower() or "not enough" in text.lower():
+        return "it is truncated"
+    if isinstance(error, PermissionError):
+        return "it may not be read (permission denied)"
+    return f"it cannot be decoded ({type(error).__name__})"

@@ -1,0 +1,82 @@
+"""The vault: where the test cases lie, and the commitment that proves afterwards that nobody moved a case."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from clinloop.datasets.dataset import CaseRow, DatasetRecord, read_cases
+from clinloop.datasets.findings import CustodianAudit
+
+
+class Secret(BaseModel):
+    """vault/secret.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    salt: str
+    """Hex, 32 bytes; without it a commitment could be searched for guesses."""
+    split_seed: int
+    """The seed that was in use."""
+
+
+def new_salt() -> str:
+    """Return a fresh salt."""
+    return secrets.token_hex(32)
+
+
+def open_test(dataset_folder: Path) -> list[CaseRow]:
+    """Return the test cases with labels, in the order of their opaque ids. Called by finalize and by nobody else."""
+    vault = dataset_folder / "vault"
+    return read_cases(vault / "cases.csv", vault / "images")
+
+
+def custodian_audit(dataset_folder: Path) -> CustodianAudit:
+    """Return what only the custodian may read."""
+    return CustodianAudit.model_validate_json((dataset_folder / "vault" / "audit.json").read_text(encoding="utf-8"))
+
+
+def commitment(cases: Iterable[CaseRow], salt: str) -> str:
+    """Return the Merkle root over all cases: SHA-256, leaves sorted by case id and salted one by one, an odd node moves up.
+
+    A leaf is H(0x00 ‖ HMAC(salt, case_id) ‖ JSON of [case_id, split, group, label, image_sha256]), a node H(0x01 ‖ left ‖ right), so a single
+    case can be opened later without opening the others. Source of the prefixes: RFC 6962 §2.1.
+    """
+    level = [_leaf(case, bytes.fromhex(salt)) for case in sorted(cases, key=lambda case: case.case_id)]
+    if not level:
+        return hashlib.sha256(b"").hexdigest()
+    while len(level) > 1:
+        pairs = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        level = pairs + level[len(pairs) * 2 :]
+    return level[0].hex()
+
+
+def verify_commitment(dataset_folder: Path, *, check_images: bool = True) -> bool:
+    """Tell whether splits, groups, labels and (by default) image files are those that were committed to when the dataset was added."""
+    record = DatasetRecord.model_validate_json((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
+    secret = Secret.model_validate(json.loads((dataset_folder / "vault" / "secret.json").read_text(encoding="utf-8")))
+    cases = [*read_cases(dataset_folder / "cases.csv", dataset_folder / "view" / "images"), *open_test(dataset_folder)]
+    if check_images:
+        cases = [case._replace(image_sha256=_file_sha256(case.image)) for case in cases]
+    return hmac.compare_digest(commitment(cases, secret.salt), record.commitment)
+
+
+def _leaf(case: CaseRow, salt: bytes) -> bytes:
+    own_salt = hmac.digest(salt, case.case_id.encode(), "sha256")
+    content = json.dumps(
+        [case.case_id, case.split, case.group, case.label, case.image_sha256], ensure_ascii=False, separators=(",", ":")
+    )
+    return hashlib.sha256(b"\x00" + own_salt + content.encode()).digest()
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
