@@ -6,13 +6,13 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from clinloop.errors import SandboxUnavailable
+from clinloop.files import remove_tree, write_atomic
 from clinloop.sandbox import cgroups, processes
 from clinloop.sandbox.base import Exit
 from clinloop.sandbox.processes import Identity
@@ -53,11 +53,8 @@ class Records:
 
     def save(self, name: str, record: Record) -> None:
         """Write a record in place of the former one, atomically."""
-        path = self.folder(name) / "record.json"
         content = asdict(record) | {"volumes": [volume._asdict() for volume in record.volumes]}
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(content), encoding="utf-8")
-        part.replace(path)
+        write_atomic(self.folder(name) / "record.json", json.dumps(content))
 
     def load(self, name: str) -> Record | None:
         """Return the record of a job; None when it was released; an empty one when its owner died before it held anything."""
@@ -107,4 +104,4 @@ class Records:
             cgroups.remove(groups)
             for volume in record.volumes:
                 volume.settle()
-            shutil.rmtree(self.folder(name), ignore_errors=True)
+            remove_tree(self.folder(name))

@@ -23,7 +23,7 @@ _PROTOCOLS = {"default": 0, "PF_UNIX": 1, "IPPROTO_TCP": 6, "IPPROTO_UDP": 17}
 _TERMINAL_INPUT = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C}
 
 # name: (x86_64, aarch64); None = the architecture has no such call
-_DENIED: dict[str, tuple[int | None, int | None]] = {
+DENIED: dict[str, tuple[int | None, int | None]] = {
     # other processes
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272), "pidfd_getfd": (438, 438),
     "process_madvise": (440, 440),
@@ -62,7 +62,7 @@ def build_filter(machine: str) -> bytes:
     ]
     if machine == "x86_64":
         program += [_jump(_AT_LEAST, _X32_BIT, 0, 1), _refuse(errno.ENOSYS)]
-    for numbers in _DENIED.values():
+    for numbers in DENIED.values():
         if (number := numbers[column]) is not None:
             program += _when(number, [_refuse(errno.EPERM)])
     program += _when(special["clone3"], [_refuse(errno.ENOSYS)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from clinloop.errors import SandboxUnavailable
-from clinloop.files import harvest
+from clinloop.files import harvest, remove_tree
 
 MAX_FILES = 65_536
 """Files and folders that one writable folder may hold."""
@@ -104,13 +104,13 @@ class Volume(NamedTuple):
                 _run("chmod", "-R", "u+rwX", "--", self.source)
             if self.kind == "plain" or os.path.ismount(source):
                 part = self._staging.with_name(self._staging.name + ".part")
-                delete_tree(part)
+                remove_tree(part)
                 skipped = harvest(source, part, max_bytes=self.cap_bytes, max_files=self.cap_files)
                 part.rename(self._staging)
         while os.path.ismount(source):
             _run("umount", "--lazy", self.source)
         if self._staging.exists():
-            delete_tree(source)
+            remove_tree(source)
             self._staging.rename(source)
         if self.image:
             Path(self.image).unlink(missing_ok=True)
@@ -152,15 +152,6 @@ def measure(folder: Path, *, stop_at: Usage) -> Usage:
                 if files >= stop_at.files:
                     break
     return Usage(size, files)
-
-
-def delete_tree(path: Path) -> None:
-    """Delete a folder that agent code filled: any depth, any mode, never through a link."""
-    if path.is_dir() and not path.is_symlink():
-        _run("chmod", "-R", "u+rwX", "--", str(path))
-        _run(
-            "rm", "-rf", "--one-file-system", "--", str(path)
-        )  # shutil.rmtree recurses in Python and fails at depth 1000
 
 
 def _run(*argv: str) -> None:

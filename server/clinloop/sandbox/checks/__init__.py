@@ -1,0 +1,1 @@
+"""The single checks of the conformance suite, by what they are about."""
