@@ -52,5 +52,7 @@ class SandboxUnavailable(Refusal):
 def unknown(kind: str, name: object, known: Iterable[object], hint: str = "") -> Unknown:
     """Build the refusal for a name that does not exist, listing at most 20 that do."""
     names = [str(item) for item in known]
-    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "none yet"
+    listed = (
+        ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") if names else "none yet"
+    )
     return Unknown(f"Unknown {kind} {str(name)[:80]!r}; known: {listed}." + (f" {hint}" if hint else ""))

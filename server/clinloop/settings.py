@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from clinloop.errors import BadInput
 
 Backend = Literal["auto", "bubblewrap", "none"]
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+"""A path that means the same in a supervisor, whose working directory is another."""
 
 
 class Limits(BaseModel):
@@ -20,61 +22,80 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    memory_bytes: int = 8 << 30
+    memory_bytes: int = Field(default=8 << 30, gt=0)
     """Memory of all processes of the sandbox together, tmpfs included."""
-    cpus: float = Field(default_factory=lambda: float(os.cpu_count() or 1))
+    cpus: float = Field(gt=0, default_factory=lambda: float(os.cpu_count() or 1))
     """CPU cores; also the number of threads that numeric libraries are told to use."""
-    pids: int = 512
+    pids: int = Field(default=512, gt=0)
     """Processes and threads."""
-    out_bytes: int = 2 << 30
+    out_bytes: int = Field(default=2 << 30, gt=0)
     """Size of /out."""
-    tmp_bytes: int = 1 << 30
+    tmp_bytes: int = Field(default=1 << 30, gt=0)
     """Size of /tmp."""
-    shm_bytes: int = 1 << 30
+    shm_bytes: int = Field(default=1 << 30, gt=0)
     """Size of /dev/shm, which DataLoader workers need."""
-    log_bytes: int = 4 << 20
+    log_bytes: int = Field(default=4 << 20, gt=0)
     """Bytes of standard output and error that are kept."""
-    predict_seconds: int = 900
+    predict_seconds: int = Field(default=900, gt=0)
     """Wall-clock limit of one predict.py."""
 
 
 class Settings(BaseModel):
-    """All settings of a server; each can be given in STATE/settings.json, the state folder also as --state or CLINLOOP_STATE."""
+    """All settings of a server; each but `state` can be given in STATE/settings.json, `state` as --state or CLINLOOP_STATE, `cache` as CLINLOOP_CACHE."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    state: Path
+    state: Folder
     """Folder of datasets, tasks and the store."""
-    cache: Path
+    cache: Folder
     """Folder of sandbox environments, shared by all state folders."""
-    data_roots: tuple[Path, ...] = ()
+    data_roots: tuple[Folder, ...] = ()
     """Folders below which `inspect_dataset` may ingest a dataset on first use."""
-    weights: Path | None = None
+    weights: Folder | None = None
     """Folder of pretrained weights that sandboxes see at /weights."""
     sandbox: Backend = "auto"
     """Backend that runs the agent's code; `none` isolates nothing and must be accepted by flag."""
-    image: str = "cpu"
-    """Name of the sandbox image (a folder of sandbox_images/)."""
-    wait_cap_s: float | None = None
+    image: str | None = None
+    """Sandbox image (a folder of sandbox_images/) for all tasks, instead of the one that a task's template names."""
+    wait_cap_s: float | None = Field(default=None, ge=0)
     """Longest wait of one tool call in seconds; None = by client name."""
     limits: Limits = Limits()
     """What one sandbox may use."""
 
 
 def load_settings(state: Path | None = None, **given: object) -> Settings:
-    """Return the settings from arguments, else the environment, else STATE/settings.json, else defaults.
+    """Return the settings from arguments, else the environment, else STATE/settings.json, else defaults; None means not given.
 
     Raises:
-        BadInput: settings.json is no JSON object or has an unknown key; the text lists the known keys.
+        BadInput: settings.json is no JSON object, or a setting has an unknown name or a wrong value; the text lists the known names.
     """
     folder = state or Path(os.environ.get("CLINLOOP_STATE") or platformdirs.user_data_dir("clinloop"))
-    cache = Path(os.environ.get("CLINLOOP_CACHE") or platformdirs.user_cache_dir("clinloop"))
-    values: dict[str, object] = {"state": folder.expanduser().absolute(), "cache": cache.expanduser().absolute()}
-    file = folder / "settings.json"
+    folder = folder.expanduser().absolute()
+    values: dict[str, object] = {"cache": platformdirs.user_cache_dir("clinloop"), **_stored(folder / "settings.json")}
+    if cache := os.environ.get("CLINLOOP_CACHE"):
+        values["cache"] = cache
+    values |= {name: value for name, value in given.items() if value is not None}
     try:
-        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        values |= stored
-        return Settings.model_validate(values | {key: value for key, value in given.items() if value is not None})
-    except (ValueError, ValidationError, TypeError) as error:
-        known = ", ".join(sorted(Settings.model_fields))
-        raise BadInput(f"settings.json cannot be used ({str(error)[:200]}); known keys: {known}.") from error
+        return Settings.model_validate({**values, "state": folder})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()[:10])
+        known = ", ".join(sorted([*Settings.model_fields, *(f"limits.{name}" for name in Limits.model_fields)]))
+        raise BadInput(f"The settings cannot be used ({problems}); known settings: {known}.") from error
+
+
+def _stored(file: Path) -> dict[str, object]:
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"settings.json cannot be read ({error}); it must hold one JSON object, or be absent."
+        ) from error
+    if not isinstance(stored, dict):
+        raise BadInput("settings.json holds no JSON object; write {} or remove it.")
+    if "state" in stored:
+        raise BadInput(
+            "settings.json sets `state`, but it lies in the state folder; remove it and give --state or CLINLOOP_STATE."
+        )
+    return stored

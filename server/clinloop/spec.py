@@ -146,7 +146,8 @@ def freeze(spec: TaskSpec, facts: SpecFacts) -> TaskSpec:
         if confounder.attribute not in facts.attributes:
             valid = ", ".join(facts.attributes) or "none, so leave confounders empty"
             problems.append(f"confounders: {confounder.attribute!r} is no attribute of the dataset; it has: {valid}")
-    emphasised = [item.class_name for item in spec.emphasised_classes]
+    # Defaults are made of valid names only: one mistake is one problem.
+    emphasised = [item.class_name for item in spec.emphasised_classes if item.class_name in classes]
     reported = spec.reported_metrics or _default_metrics(emphasised)
     guards = spec.guards or tuple(Guard(metric=f"auc_{name}") for name in emphasised)
     for where, names in (

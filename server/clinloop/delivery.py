@@ -1,0 +1,302 @@
+"""Delivery: what an evaluation found becomes the model folder, the report and the result that the agent gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from clinloop import __version__, guarantee
+from clinloop.context import TaskContext
+from clinloop.datasets.dataset import Dataset
+from clinloop.files import remove_tree, sha256_file, write_atomic
+from clinloop.paths import TaskFolder
+from clinloop.report import data as report
+from clinloop.report.write import write_report
+from clinloop.resources import resource
+from clinloop.scoring import classification, service
+from clinloop.spec import PRESETS
+from clinloop.store.database import utc_now
+from clinloop.store.rows import RunRow, TaskRow
+from clinloop.store.store import Store
+from clinloop.workspace import Workspace
+
+Model = Literal["initial", "refined"]
+
+
+class Frozen(NamedTuple):
+    """A model as it was frozen for the evaluation."""
+
+    model: Model
+    run: str
+    folder: Path
+    tree_sha256: str
+    checkpoint_sha256: str
+
+
+class Outcome(NamedTuple):
+    """What the evaluation found."""
+
+    final: list[service.FinalMetric]
+    truth: list[tuple[str, str, str]]
+    """(name in the test view, group, label)."""
+    predictions: dict[Model, bytes]
+    canaries: dict[Model, report.CanaryCheck]
+    order: dict[Model, report.OrderAudit]
+    test_counts: dict[str, int]
+
+
+class Delivered(NamedTuple):
+    """What was delivered."""
+
+    result: dict[str, Any]
+    report_sha256: str
+
+
+def deliver(here: TaskContext, store: Store, frozen: list[Frozen], outcome: Outcome) -> Delivered:
+    """Write model/ and report/, record the scores in the ledger, and return the result; repeatable after an interruption."""
+    scope = f"task:{here.task.id}"
+    refined = next(model for model in frozen if model.model == "refined")
+    manifest = _write_model(here, store, refined)
+    evidence = report.Evidence(
+        report.truth_csv(outcome.truth), outcome.predictions["initial"], outcome.predictions["refined"]
+    )
+    metrics = [_final_metric(metric, here) for metric in outcome.final]
+    if not any(row.event == "scored" for row in store.ledger(scope)):
+        values = {metric.name: [metric.initial.value, metric.refined.value] for metric in metrics}
+        store.record(scope, "scored", {"evidence": evidence.digests(), "values": values, "model": manifest})
+    data = _report_data(here, store, frozen, outcome, metrics)
+    paths = write_report(data, here.folder.report, evidence)
+    rounded = [
+        {
+            "name": metric.name,
+            "initial": _rounded(metric.initial),
+            "refined": _rounded(metric.refined),
+            "p": None if metric.p is None else float(f"{metric.p:.2g}"),
+        }
+        for metric in metrics
+    ]
+    level = guarantee.level()
+    result = {
+        "metrics": rounded,
+        "n_test": len(outcome.truth),
+        "run": refined.run,
+        "guarantee": f"{level.code} {level.name}: {level.meaning}",
+        "report": str(paths.html),
+        "model": str(here.folder.model),
+        "verify": f"clinloop verify {here.folder.report}",
+    }
+    return Delivered(result, sha256_file(paths.json))
+
+
+def run_summaries(store: Store, folder: TaskFolder, task: TaskRow) -> list[report.RunSummary]:
+    """Return the full runs of a task as the report and the figures show them."""
+    workspace = Workspace(folder.workspace, folder.revisions)
+    summaries: list[report.RunSummary] = []
+    incumbent: RunRow | None = None
+    for run in (run for run in store.runs(task.id) if run.mode == "full" and not run.is_active):
+        before = incumbent.revision if incumbent else "r1"
+        if run.decision == "accepted":
+            incumbent = run
+        validations = _validations(folder.run(run.name).validations)
+        best = [score for _, score in validations]
+        metrics = (run.scores or {}).get("metrics", {})
+        summaries.append(
+            report.RunSummary(
+                number=run.number,
+                status=run.status,
+                end_reason=run.end_reason,
+                revision=run.revision,
+                hypothesis=run.hypothesis,
+                primary=run.score,
+                scores={
+                    name: (value["value"] if isinstance(value, dict) else value) for name, value in metrics.items()
+                },
+                decision=run.decision,  # pyright: ignore[reportArgumentType]  # the schema allows no other
+                reason_code=run.reason,
+                reason=run.reason_text or run.message,
+                started=run.started_at,
+                ended=run.ended_at,
+                train_seconds=run.facts.get("train_seconds"),
+                diff_summary=workspace.diff_summary(before, run.revision),
+                validations=tuple(validations),
+                incumbent_after=incumbent.number if incumbent else None,
+                inputs=tuple(int(name.removeprefix("run")) for name in run.inputs),
+                claimed=(min if task.spec.primary_metric == "brier" else max)(best) if best else None,
+            )
+        )
+    return summaries
+
+
+def _report_data(
+    here: TaskContext, store: Store, frozen: list[Frozen], outcome: Outcome, metrics: list[report.FinalMetric]
+) -> report.ReportData:
+    task, spec, scope = here.task, here.task.spec, f"task:{here.task.id}"
+    preset = PRESETS[spec.budget]
+    rows = [*store.ledger(f"dataset:{task.dataset}"), *store.ledger(scope)]
+    balance = store.balance(task.id)
+    level = guarantee.level()
+    accepted = store.run(task.id, next(model.run for model in frozen if model.model == "refined"))
+    primary = next(metric for metric in metrics if metric.name == spec.primary_metric)
+    validation, test = accepted.score or 0.0, primary.refined.value
+    resumed = [row.at for row in rows if row.event == "evaluation_resumed"]
+    return report.ReportData(
+        created_at=utc_now(),
+        clinloop_version=__version__,
+        task_id=task.id,
+        request=task.request,
+        spec=spec.model_dump(mode="json"),
+        spec_sha256=spec.sha256(),
+        primary_metric=spec.primary_metric,
+        primary_title=classification.title(spec.primary_metric, here.classes),
+        assumptions=spec.assumptions,
+        open_questions=spec.open_questions,
+        dataset=_dataset_facts(here.dataset, here.classes, outcome),
+        guarantee=report.Guarantee(level=level.code, name=level.name, meaning=level.meaning),
+        budget=report.BudgetFacts(
+            preset=spec.budget,
+            runs_granted=preset.runs,
+            runs_used=preset.runs - balance["run"],
+            smoke_used=preset.smokes - balance["smoke"],
+            seconds_per_run=preset.train_seconds,
+        ),
+        runs=tuple(run_summaries(store, here.folder, task)),
+        incumbent=accepted.number,
+        operating_points=tuple(_operating_points(store, task, frozen)),
+        final=tuple(metrics),
+        validation_to_test=report.ValidationToTest(
+            metric=spec.primary_metric,
+            validation=validation,
+            test=test,
+            drop=None if test is None else validation - test,
+        ),
+        integrity=report.Integrity(
+            touched="once, interrupted and resumed with the same frozen models" if resumed else "once",
+            canaries=tuple(outcome.canaries.values()),
+            order=tuple(outcome.order.values()),
+            trees={model.model: model.tree_sha256 for model in frozen},
+            checkpoints={model.model: model.checkpoint_sha256 for model in frozen},
+            crash_notes=tuple(
+                f"The evaluation was interrupted after the unsealing and resumed at {at}." for at in resumed
+            ),
+        ),
+        environment=report.EnvironmentFacts(
+            image=here.environment.name,
+            image_digest=here.environment.digest,
+            packages=dict(here.environment.packages),
+            backend=here.sandbox.name,
+            tiers=dict(here.sandbox.probe().tiers),
+            hardware={"cores": str(os.cpu_count()), "machine": platform.machine()},
+        ),
+        ledger=tuple(report.LedgerRow(**row._asdict()) for row in rows),
+        ledger_head=store.head(scope),
+    )
+
+
+def _dataset_facts(dataset: Dataset, classes: list[str], outcome: Outcome) -> report.DatasetFacts:
+    cases = [case for case in dataset.cases() if case.label in classes]
+    counts = {
+        split: {name: sum(case.split == split and case.label == name for case in cases) for name in classes}
+        for split in ("train", "val")
+    }
+    groups = {split: len({case.group for case in cases if case.split == split}) for split in ("train", "val")}
+    rule = dataset.record.split
+    test_rule = "the publisher's test set" if rule.test == "official" else f"{rule.test:.0%} of the cases, by group"
+    return report.DatasetFacts(
+        name=dataset.name,
+        layout=dataset.record.layout,
+        classes=tuple(classes),
+        counts={**counts, "test": outcome.test_counts},
+        group_kind=dataset.group_kind,
+        groups={**groups, "test": len({group for _, group, _ in outcome.truth})},
+        split_rule=f"Test: {test_rule}. Validation: {rule.val:.0%} of the rest, by group, stratified by class.",
+        image_rules=tuple(f"{name}: {text}" for name, text in dataset.record.image_rules.items()),
+        commitment=dataset.commitment,
+        audit=tuple(report.AuditItem(level="warning", text=text) for text in dataset.audit.warnings),
+    )
+
+
+def _operating_points(store: Store, task: TaskRow, frozen: list[Frozen]) -> list[report.OperatingPoint]:
+    points: list[report.OperatingPoint] = []
+    for model in frozen:
+        found = (store.run(task.id, model.run).scores or {}).get("operating_points", {})
+        for name, point in found.items():
+            points.append(
+                report.OperatingPoint(
+                    model=model.model,
+                    class_name=name,
+                    rule=point["rule"],
+                    threshold=point["threshold"],
+                    validation_sensitivity=point["sensitivity"],
+                    validation_specificity=point["specificity"],
+                )
+            )
+    return points
+
+
+def _write_model(here: TaskContext, store: Store, model: Frozen) -> dict[str, str]:
+    """Write model/: code, checkpoint, operating points, environment lock, and the SHA-256 of each; return the hashes."""
+    target = here.folder.model
+    building = target.with_name(".model-building")
+    remove_tree(building)
+    shutil.copytree(model.folder / "code", building)
+    shutil.copyfile(model.folder / "checkpoint", building / "checkpoint")
+    run = store.run(here.task.id, model.run)
+    facts = {
+        "task": here.task.id,
+        "run": run.name,
+        "revision": run.revision,
+        "classes": here.classes,
+        "operating_points": (run.scores or {}).get("operating_points", {}),
+        "note": "Research use only. predict.py --images DIR --checkpoint checkpoint --out FILE; probabilities per class, thresholds fixed on validation.",
+    }
+    (building / "operating_points.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    lock = resource("sandbox_images") / here.environment.name / "requirements.lock"
+    if lock.exists():
+        shutil.copyfile(lock, building / "requirements.lock")
+    shutil.copytree(
+        resource("sandbox_images") / "runtime" / "clinloop_runtime",
+        building / "clinloop_runtime",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    manifest = {
+        str(path.relative_to(building)): sha256_file(path) for path in sorted(building.rglob("*")) if path.is_file()
+    }
+    write_atomic(building / "MANIFEST.json", json.dumps(manifest, indent=1))
+    remove_tree(target)
+    building.rename(target)
+    return manifest
+
+
+def _final_metric(metric: service.FinalMetric, here: TaskContext) -> report.FinalMetric:
+    return report.FinalMetric(
+        name=metric.name,
+        title=classification.title(metric.name, here.classes),
+        direction=metric.direction,
+        initial=_estimate(metric.initial),
+        refined=_estimate(metric.refined),
+        difference=_estimate(metric.difference),
+        p=metric.p,
+        n=metric.n,
+        unit=metric.unit,
+        resamples=metric.resamples,
+        seed=metric.seed,
+    )
+
+
+def _estimate(estimate: service.Estimate) -> report.Estimate:
+    return report.Estimate(value=estimate.value, low=estimate.low, high=estimate.high)
+
+
+def _rounded(estimate: report.Estimate) -> dict[str, float | None]:
+    return {name: None if value is None else round(value, 4) for name, value in estimate.model_dump().items()}
+
+
+def _validations(file: Path) -> list[tuple[float, float]]:
+    if not file.exists():
+        return []
+    points = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return [(point["seconds"], point["score"]) for point in points if "score" in point]

@@ -1,0 +1,58 @@
+"""`clinloop doctor`: what is installed, which sandbox will be used, what is enforced how, and what may be claimed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+
+from rich.console import Console
+from rich.table import Table
+
+from clinloop import __version__, guarantee
+from clinloop.errors import SandboxUnavailable
+from clinloop.sandbox import backends
+from clinloop.sandbox.environment import find_environment
+from clinloop.services import Services
+
+
+def examine(services: Services, out: Console) -> bool:
+    """Print the examination; True when training runs can start."""
+    settings = services.settings
+    table = Table("what", "finding", show_header=False, box=None, pad_edge=False)
+    table.add_row(
+        "clinloop",
+        f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    )
+    free = shutil.disk_usage(
+        settings.state if settings.state.exists() else settings.state.parent if settings.state.parent.exists() else "/"
+    ).free
+    table.add_row("state", f"{settings.state} ({free / 1e9:.0f} GB free)")
+    works = True
+    try:
+        sandbox = backends.choose(settings, accept_no_isolation=services.accept_no_isolation)
+        probe = sandbox.probe()
+        table.add_row(
+            "sandbox", f"{sandbox.name}" + ("" if sandbox.isolates else " (isolates nothing: accepted by you)")
+        )
+        for resource, tier in probe.tiers.items():
+            table.add_row(f"  {resource}", tier)
+    except SandboxUnavailable as refusal:
+        works = False
+        table.add_row("sandbox", f"[red]none:[/red] {refusal}")
+    image = settings.image or "cpu"
+    environment = find_environment(image, settings.cache)
+    if environment is None:
+        table.add_row("image", f"{image}: not built yet; the first run builds it (a few GB are downloaded once)")
+    else:
+        shown = ", ".join(
+            f"{name} {version}"
+            for name, version in environment.packages.items()
+            if name in ("torch", "torchvision", "timm", "numpy")
+        )
+        table.add_row("image", f"{image} {environment.digest[:12]}: {shown or f'{len(environment.packages)} packages'}")
+    table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
+    level = guarantee.level()
+    table.add_row("guarantee", f"[bold]{level.code} {level.name}[/bold]: {level.meaning}")
+    out.print(table, soft_wrap=False)
+    return works

@@ -1,0 +1,290 @@
+"""Train and predict in sandboxes: what is mounted, what the session says, the deadline, and answers to validation submissions."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from clinloop.context import Cases, TaskContext
+from clinloop.datasets.dataset import Dataset
+from clinloop.errors import BadInput, BadPredictions
+from clinloop.files import Beneath, write_atomic
+from clinloop.paths import RunFolder
+from clinloop.resources import resource
+from clinloop.sandbox.base import Exit, Job, Mount
+from clinloop.scoring import service
+from clinloop.store.rows import RunRow
+
+GRACE_S = 5.0
+"""After its deadline a train.py gets this long to end by itself."""
+PREDICTIONS_CAP = 256 << 20
+"""Bytes of a predictions file that the server is willing to read."""
+_POLL_S = 0.2
+
+EndReason = Literal["completed", "deadline", "stopped", "crash", "out_of_memory", "disk_full", "no_checkpoint"]
+
+
+class Ending(NamedTuple):
+    """How a phase ended."""
+
+    reason: EndReason
+    message: str
+    seconds: float
+
+
+def train(
+    context: TaskContext,
+    run: RunRow,
+    folder: RunFolder,
+    cases: Cases,
+    *,
+    started: Callable[[str, float], None],
+    should_stop: Callable[[], bool],
+) -> Ending:
+    """Run train.py until it ends, its deadline passes or somebody stops it, scoring its validation submissions on the way.
+
+    `started(ref, deadline_unix)` is called as soon as the sandbox runs. /out is harvested into `folder.out` before this returns.
+    """
+    smoke = run.mode == "smoke"
+    seconds = context.preset.smoke_seconds if smoke else context.preset.train_seconds
+    deadline_unix, deadline = time.time() + seconds, time.monotonic() + seconds + GRACE_S
+    cap = min(5, context.preset.validations) if smoke else context.preset.validations
+    folder.out.mkdir(mode=0o700, exist_ok=True)
+    _write_session(
+        context,
+        folder.session,
+        run.mode,
+        "train",
+        train_seconds=seconds,
+        deadline_unix=deadline_unix,
+        validations_cap=cap,
+    )
+    inputs = [Mount(context.folder.run(name).out, f"/inputs/{name}") for name in run.inputs]
+    data = [Mount(cases.table, "/data/cases.csv"), *_data_mounts(context.dataset)]
+    weights = [Mount(context.settings.weights, "/weights")] if context.settings.weights else []
+    job = _job(
+        context,
+        name=f"{context.task.id}-{run.name}-train",
+        argv=("python", "train.py"),
+        code=folder.code,
+        session=folder.session,
+        mounts=(*data, *inputs, *weights, Mount(folder.out, "/out", writable=True)),
+        wall_seconds=seconds + GRACE_S,
+        log=folder.log("train"),
+    )
+    answers = _Answers(context, folder, cases.truth, cap)
+    begun = time.monotonic()
+    ref = context.sandbox.start(job)
+    exit: Exit | None = None
+    reason: EndReason | None = None
+    try:
+        started(ref, deadline_unix)
+        while (exit := context.sandbox.wait(ref, _POLL_S)) is None and reason is None:
+            answers.serve(time.monotonic() - begun)
+            if time.monotonic() > deadline:
+                reason = "deadline"
+            elif should_stop():
+                reason = "stopped"
+    finally:
+        context.sandbox.stop(ref)
+    elapsed = time.monotonic() - begun
+    return _judge_training(exit, reason, has_checkpoint=folder.checkpoint.is_file(), seconds=elapsed)
+
+
+def _judge_training(exit: Exit | None, reason: EndReason | None, *, has_checkpoint: bool, seconds: float) -> Ending:
+    """Name how training ended; a run that was cut off keeps its checkpoint, a crash does not count as a result."""
+    if reason == "stopped":
+        return Ending("stopped", "The run was stopped on request.", seconds)
+    if reason is None and exit is not None:
+        if exit.oom_killed:
+            reason, message = "out_of_memory", "A process of train.py was killed because the sandbox ran out of memory."
+        elif exit.code != 0 and exit.disk_full:
+            reason, message = "disk_full", "train.py filled /out and ended."
+        elif exit.code != 0:
+            return Ending("crash", f"train.py ended with exit status {exit.code}; the log says why.", seconds)
+        else:
+            reason, message = "completed", "train.py ended by itself."
+    else:
+        reason, message = "deadline", "train.py was ended at its deadline."
+    if not has_checkpoint:
+        return Ending(
+            "no_checkpoint" if reason == "completed" else reason, f"{message} It left no file /out/checkpoint.", seconds
+        )
+    return Ending(reason, message, seconds)
+
+
+def predict(
+    context: TaskContext,
+    *,
+    name: str,
+    code: Path,
+    checkpoint: Path,
+    view: Path,
+    out: Path,
+    session: Path,
+    log: Path,
+    smoke: bool = False,
+) -> Ending:
+    """Run predict.py in a fresh sandbox on the images of a view; its predictions are at `out`/predictions.csv when it completed."""
+    out.mkdir(parents=True, mode=0o700, exist_ok=True)
+    seconds = context.settings.limits.predict_seconds
+    _write_session(
+        context,
+        session,
+        "smoke" if smoke else "full",
+        "predict",
+        train_seconds=seconds,
+        deadline_unix=time.time() + seconds,
+    )
+    job = _job(
+        context,
+        name=name,
+        argv=(
+            "python",
+            "predict.py",
+            "--images",
+            "/predict/images",
+            "--checkpoint",
+            "/checkpoint",
+            "--out",
+            "/out/predictions.csv",
+        ),
+        code=code,
+        session=session,
+        mounts=(Mount(view, "/predict"), Mount(checkpoint, "/checkpoint"), Mount(out, "/out", writable=True)),
+        wall_seconds=seconds,
+        log=log,
+    )
+    begun = time.monotonic()
+    ref = context.sandbox.start(job)
+    try:
+        while (exit := context.sandbox.wait(ref, _POLL_S)) is None and time.monotonic() - begun < seconds:
+            pass
+    finally:
+        context.sandbox.stop(ref)
+    elapsed = time.monotonic() - begun
+    if exit is None:
+        return Ending("deadline", f"predict.py was ended after {seconds} s.", elapsed)
+    if exit.oom_killed:
+        return Ending("out_of_memory", "predict.py was killed because the sandbox ran out of memory.", elapsed)
+    if exit.code != 0:
+        return Ending("crash", f"predict.py ended with exit status {exit.code}; the log says why.", elapsed)
+    return Ending("completed", "predict.py ended by itself.", elapsed)
+
+
+def _job(
+    context: TaskContext,
+    *,
+    name: str,
+    argv: tuple[str, ...],
+    code: Path,
+    session: Path,
+    mounts: Sequence[Mount],
+    wall_seconds: float,
+    log: Path,
+) -> Job:
+    runtime = resource("sandbox_images") / "runtime"
+    return Job(
+        name=name,
+        argv=(context.environment.python if argv[0] == "python" else argv[0], *argv[1:]),
+        workdir="/workspace",
+        mounts=(
+            *context.environment.mounts,
+            Mount(runtime, "/runtime"),
+            Mount(code, "/workspace"),
+            Mount(session, "/session"),
+            *mounts,
+        ),
+        limits=context.settings.limits,
+        wall_seconds=wall_seconds,
+        log=log,
+        environment={
+            "PYTHONPATH": "/runtime",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LANG": "C.UTF-8",
+            "HF_HUB_OFFLINE": "1",
+        },
+    )
+
+
+def _data_mounts(dataset: Dataset) -> list[Mount]:
+    view = dataset.view
+    caches = sorted(path for path in view.iterdir() if path.name.startswith("cache_"))
+    return [Mount(view / "images", "/data/images"), *(Mount(path, f"/data/{path.name}") for path in caches)]
+
+
+def _write_session(context: TaskContext, session: Path, mode: str, phase: str, **facts: Any) -> None:
+    (session / "answers").mkdir(parents=True, mode=0o755, exist_ok=True)
+    session.chmod(0o755)
+    content = {
+        "mode": mode,
+        "phase": phase,
+        "task_type": context.task.spec.task_type,
+        "classes": context.classes,
+        "seed": context.task.seed,
+        "primary_metric": context.task.spec.primary_metric,
+        "px_available": list(context.dataset.cache_px),
+        "cpus": context.settings.limits.cpus,
+        "gpus": 0,
+        **facts,
+    }
+    write_atomic(session / "session.json", json.dumps(content, indent=1))
+    (session / "session.json").chmod(0o644)
+
+
+class _Answers:
+    """Scores the validation submissions of one training run and writes the answers that it reads."""
+
+    def __init__(self, context: TaskContext, folder: RunFolder, truth: Path, cap: int) -> None:
+        self._context, self._folder, self._truth, self._cap = context, folder, truth, cap
+        self._next, self._best = 1, None
+
+    def serve(self, seconds: float) -> None:
+        """Answer the next submission if there is one."""
+        if self._next > self._cap:
+            return
+        name = f"validation/{self._next:04d}.csv"
+        try:
+            with Beneath(self._folder.out) as out:
+                if not out.exists(name):
+                    return
+                data = out.read(name, cap=PREDICTIONS_CAP)
+            answer = self._score(data)
+        except (BadInput, BadPredictions) as refusal:
+            answer = {"error": str(refusal)}
+        path = self._folder.session / "answers" / f"{self._next:04d}.json"
+        write_atomic(path, json.dumps(answer | {"left": self._cap - self._next}))
+        path.chmod(0o644)
+        line = {"n": self._next, "seconds": round(seconds, 1), **answer}
+        with self._folder.validations.open("a", encoding="utf-8") as history:
+            history.write(json.dumps(line) + "\n")
+        self._next += 1
+
+    def _score(self, data: bytes) -> dict[str, Any]:
+        submission = self._folder.root / "submission.csv"
+        write_atomic(submission, data)
+        spec = self._context.task.spec
+        result = service.score_predictions(
+            submission,
+            self._truth,
+            classes=self._context.classes,
+            metrics=[spec.primary_metric],
+            primary=spec.primary_metric,
+            intervals=False,
+        )
+        score = result.primary
+        if score is None:
+            return {"error": f"{spec.primary_metric} is undefined on these predictions"}
+        better = self._best is None or (
+            score > self._best if service.is_higher_better(spec.primary_metric) else score < self._best
+        )
+        if better:
+            self._best = score
+        return {"score": round(score, 4), "best": better}
+
+
+__all__ = ["GRACE_S", "PREDICTIONS_CAP", "Ending", "predict", "train"]

@@ -1,0 +1,196 @@
+"""The life of a run inside its supervisor: train -> predict -> score -> settle. The core, on one screen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from clinloop import context, execution
+from clinloop.context import Cases, TaskContext
+from clinloop.errors import BadPredictions, Refusal, SandboxUnavailable
+from clinloop.paths import RunFolder
+from clinloop.scoring import service
+from clinloop.store.database import utc_now
+from clinloop.store.rows import RunRow
+from clinloop.store.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, Any]) -> None:
+    """Carry one reserved run to its end and settle it exactly once; called again for a run whose supervisor died."""
+    store = Store(state)
+    run = store.run(task_id, what)
+    if not run.is_active:
+        return
+    try:
+        here = context.assemble(store, task_id, launch_settings)
+        folder = here.folder.run(run.name)
+        if run.status == "training":
+            _abandon(store, here, run)
+            return
+        cases = context.cases_of(here, run, folder)
+        context.export_code(here, run, folder)
+        facts: dict[str, Any] = dict(run.facts)
+        if run.status == "queued":
+            if not _train(store, here, run, folder, cases, facts):
+                return
+        elif run.sandbox_ref:
+            here.sandbox.stop(run.sandbox_ref)
+        if _predict(store, here, run, folder, cases, facts):
+            _score(store, here, run, folder, cases, facts)
+    except Exception as fault:
+        _log.exception("fault while carrying %s of %s", what, task_id)
+        text = str(fault) if isinstance(fault, Refusal) else f"a fault of the server ({type(fault).__name__})"
+        store.settle_run(
+            task_id,
+            what,
+            "lost",
+            end_reason="server_fault",
+            message=f"The run was lost by {text}; it is refunded while refunds last.",
+        )
+
+
+def _train(
+    store: Store, here: TaskContext, run: RunRow, folder: RunFolder, cases: Cases, facts: dict[str, Any]
+) -> bool:
+    facts |= {
+        "backend": here.sandbox.name,
+        "environment": here.environment.digest,
+        "tiers": dict(here.sandbox.probe().tiers),
+    }
+
+    def started(ref: str, deadline_unix: float) -> None:
+        store.advance_run(
+            run.task_id,
+            run.name,
+            "training",
+            sandbox_ref=ref,
+            started_at=utc_now(),
+            deadline_unix=deadline_unix,
+            facts=json.dumps(facts),
+        )
+
+    ending = execution.train(
+        here, run, folder, cases, started=started, should_stop=lambda: store.run(run.task_id, run.name).stop_requested
+    )
+    facts |= {"train_seconds": round(ending.seconds, 1), "train_end": ending.reason}
+    if ending.reason == "stopped":
+        store.settle_run(
+            run.task_id,
+            run.name,
+            "stopped",
+            end_reason="stopped",
+            message=ending.message,
+            detail={"seconds": facts["train_seconds"]},
+        )
+        return False
+    if not folder.checkpoint.is_file() or ending.reason == "crash":
+        store.settle_run(
+            run.task_id,
+            run.name,
+            "failed",
+            end_reason=ending.reason,
+            message=ending.message,
+            detail={"seconds": facts["train_seconds"]},
+        )
+        return False
+    store.advance_run(run.task_id, run.name, "predicting", facts=json.dumps(facts))
+    return True
+
+
+def _predict(
+    store: Store, here: TaskContext, run: RunRow, folder: RunFolder, cases: Cases, facts: dict[str, Any]
+) -> bool:
+    ending = execution.predict(
+        here,
+        name=f"{run.task_id}-{run.name}-predict",
+        code=folder.code,
+        checkpoint=folder.checkpoint,
+        view=cases.view,
+        out=folder.predicted,
+        session=folder.root / "session-predict",
+        log=folder.log("predict"),
+        smoke=run.mode == "smoke",
+    )
+    facts |= {"predict_seconds": round(ending.seconds, 1)}
+    if ending.reason == "completed":
+        store.advance_run(run.task_id, run.name, "scoring", facts=json.dumps(facts))
+        return True
+    store.settle_run(run.task_id, run.name, "failed", end_reason=f"predict_{ending.reason}", message=ending.message)
+    return False
+
+
+def _score(
+    store: Store, here: TaskContext, run: RunRow, folder: RunFolder, cases: Cases, facts: dict[str, Any]
+) -> None:
+    spec = here.task.spec
+    try:
+        result = service.score_predictions(
+            folder.predictions,
+            cases.truth,
+            classes=here.classes,
+            metrics=here.metrics,
+            primary=spec.primary_metric,
+            operating_rule=spec.operating_point,
+            intervals=run.mode == "full",
+        )
+    except BadPredictions as refusal:
+        message = f"The predictions of predict.py are invalid: {refusal}"
+        store.settle_run(run.task_id, run.name, "failed", end_reason="invalid_predictions", message=message)
+        return
+    detail = {
+        "predictions_sha256": _sha256(folder.predictions),
+        "checkpoint_sha256": _sha256(folder.checkpoint),
+        "seconds": facts.get("train_seconds"),
+    }
+    if run.mode == "smoke":
+        message = "The smoke test passed: train.py, validation, predict.py and the predictions file all work."
+        store.settle_run(run.task_id, run.name, "succeeded", end_reason="completed", message=message, detail=detail)
+        return
+    incumbent = store.incumbent(run.task_id)
+    decision = service.decide(
+        folder.predictions,
+        here.folder.run(incumbent.name).predictions if incumbent else None,
+        cases.truth,
+        classes=here.classes,
+        primary=spec.primary_metric,
+        guards={guard.metric: guard.margin for guard in spec.guards},
+        mode=spec.acceptance,
+        operating_rule=spec.operating_point,
+        seed=here.task.seed,
+    )
+    store.settle_run(
+        run.task_id,
+        run.name,
+        "succeeded",
+        end_reason=facts.get("train_end", "completed"),
+        message=decision.text,
+        score=result.primary,
+        scores=result.as_json(),
+        decision="accepted" if decision.accepted else "rejected",
+        reason=decision.reason,
+        reason_text=decision.text,
+        detail=detail,
+    )
+
+
+def _abandon(store: Store, here: TaskContext, run: RunRow) -> None:
+    """Settle a run whose supervisor died while it trained: its sandbox is ended, the unit is given back."""
+    try:
+        if run.sandbox_ref:
+            here.sandbox.stop(run.sandbox_ref)
+    except SandboxUnavailable:
+        _log.exception("could not stop %s", run.sandbox_ref)
+    message = (
+        "The supervisor of this run died while it trained; the run is refunded while refunds last. Start it again."
+    )
+    store.settle_run(run.task_id, run.name, "lost", end_reason="supervisor_died", message=message)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,123 @@
+"""Runs as a server sees them: reserve and launch, stop, recover. It owns none: each run belongs to its supervisor."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal, NamedTuple
+
+from clinloop import supervisor
+from clinloop.errors import BadInput, NotNow
+from clinloop.sandbox import backends
+from clinloop.services import Services
+from clinloop.store.rows import RunRow
+from clinloop.workspace import Workspace
+
+
+class Started(NamedTuple):
+    """Outcome of a start."""
+
+    run: RunRow
+    is_new: bool
+    """False when the same start was made before, so nothing was charged again."""
+
+
+def start(
+    services: Services,
+    task_id: str,
+    *,
+    mode: Literal["full", "smoke"],
+    hypothesis: str = "",
+    request_id: str = "",
+    revision: str = "",
+    inputs: list[str] | None = None,
+) -> Started:
+    """Reserve one unit of budget for a revision (default: the newest) and launch its supervisor.
+
+    The baseline, run0, always trains the initial revision, unless a baseline of it has failed.
+
+    Raises:
+        BadInput: no hypothesis, or inputs that are no ended runs.
+        NotNow, BudgetExceeded, Unknown, SandboxUnavailable: as their texts say.
+    """
+    task = services.store.task(task_id)
+    recover(services, task_id)
+    backends.choose(services.settings, accept_no_isolation=services.accept_no_isolation)
+    folder = services.state.task(task_id)
+    workspace = Workspace(folder.workspace, folder.revisions)
+    full_runs = [run for run in services.store.runs(task_id) if run.mode == "full" and run.status != "lost"]
+    chosen = workspace.snapshot() if not revision else workspace.revision(revision)
+    if mode == "full" and not full_runs:
+        chosen = workspace.revision("r1")
+        hypothesis = hypothesis or "The baseline: the initial workspace, unchanged."
+    if mode == "full" and len(hypothesis.strip()) < 10:
+        raise BadInput(
+            "A full run needs a hypothesis: say in a sentence of at least 10 characters why this change should help."
+        )
+    _check_inputs(services, task_id, inputs or [])
+    run, is_new = services.store.reserve_run(
+        task_id=task.id,
+        mode=mode,
+        request_id=request_id or f"auto-{secrets.token_hex(8)}",
+        revision=chosen.name,
+        tree_sha256=workspace.tree_digest(chosen.name),
+        hypothesis=hypothesis.strip()[:2000],
+        inputs=list(dict.fromkeys(inputs or [])),
+    )
+    if is_new:
+        _launch(services, task_id, run.name)
+    return Started(run, is_new)
+
+
+def stop(services: Services, task_id: str, name: str) -> RunRow:
+    """Ask a run to stop; the run stays recorded and its unit stays charged.
+
+    Raises:
+        NotNow: the run has ended.
+    """
+    run = services.store.run(task_id, name)
+    if not run.is_active:
+        raise NotNow(f"{name} has ended ({run.status}); there is nothing to stop.")
+    services.store.request_stop(task_id, name)
+    recover(services, task_id)
+    return services.store.run(task_id, name)
+
+
+def recover(services: Services, task_id: str | None = None) -> list[str]:
+    """Launch a supervisor for every active run and open evaluation that has none; returns what was recovered.
+
+    A supervisor that lives holds its folder's lock, so launching one too many is harmless.
+    """
+    recovered: list[str] = []
+    for run in services.store.active_runs():
+        folder = services.state.task(run.task_id).run(run.name)
+        if task_id in (None, run.task_id) and not supervisor.is_alive(folder.root):
+            _launch(services, run.task_id, run.name)
+            recovered.append(f"{run.task_id}/{run.name}")
+    for task in services.store.tasks():
+        if task.status in ("evaluating", "unsealed") and task_id in (None, task.id):
+            folder = services.state.task(task.id).final
+            if not supervisor.is_alive(folder):
+                supervisor.launch(
+                    folder,
+                    state=services.settings.state,
+                    task_id=task.id,
+                    what="finalize",
+                    launch_settings=services.launch_settings,
+                )
+                recovered.append(f"{task.id}/finalize")
+    return recovered
+
+
+def _launch(services: Services, task_id: str, name: str) -> None:
+    folder = services.state.task(task_id).run(name).root
+    supervisor.launch(
+        folder, state=services.settings.state, task_id=task_id, what=name, launch_settings=services.launch_settings
+    )
+
+
+def _check_inputs(services: Services, task_id: str, inputs: list[str]) -> None:
+    usable = [run.name for run in services.store.runs(task_id) if run.status == "succeeded"]
+    if wrong := [name for name in inputs if name not in usable]:
+        raise BadInput(
+            f"inputs: {wrong} are not succeeded runs of this task; valid: {', '.join(usable) or 'none yet'}."
+        )

@@ -1,0 +1,63 @@
+"""Tasks: a request and a spec become a frozen contract, a workspace that runs, and a budget."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+import secrets
+
+from clinloop import context, templates
+from clinloop.datasets.dataset import Dataset
+from clinloop.errors import BadInput
+from clinloop.scoring import classification
+from clinloop.services import Services
+from clinloop.spec import SpecFacts, TaskSpec, canonical, freeze
+from clinloop.store.rows import TaskRow
+from clinloop.workspace import Workspace
+
+
+def create(
+    services: Services, *, dataset_name: str, request: str, spec: TaskSpec, template: str = "", seed: int = 0
+) -> TaskRow:
+    """Freeze the contract and make the workspace; the same arguments return the same task, also after a crash half-way.
+
+    Raises:
+        Unknown: no such dataset or template.
+        BadInput: empty request, or a spec that does not fit the data (all problems at once).
+    """
+    if len(request.strip()) < 10:
+        raise BadInput("request: give the clinician's words verbatim, at least 10 characters; they head the report.")
+    dataset = Dataset.load(services.settings.state, dataset_name)
+    val_counts = dataset.counts.get("val", {})
+    frozen = freeze(spec, SpecFacts(dataset.classes, dataset.attributes, val_counts, classification.resolve))
+    chosen = templates.find(template, frozen.task_type)
+    init_key = hashlib.sha256(
+        canonical([dataset_name, request, frozen.model_dump(mode="json"), chosen.name, seed]).encode()
+    ).hexdigest()
+    slug = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-")[:24] or "task"
+    task, _ = services.store.create_task(
+        task_id=f"{slug}-{secrets.token_hex(3)}",
+        dataset=dataset_name,
+        request=request.strip(),
+        spec=frozen,
+        template=chosen.name,
+        seed=seed,
+        settings=services.launch_settings,
+        init_key=init_key,
+    )
+    if task.status == "preparing":
+        _prepare(services, task, dataset, chosen)
+    return services.store.task(task.id)
+
+
+def _prepare(services: Services, task: TaskRow, dataset: Dataset, template: templates.Template) -> None:
+    folder = services.state.task(task.id)
+    folder.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder.root / "prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if services.store.task(task.id).status != "preparing":
+            return
+        context.prepare_task_data(dataset, task.spec.target_classes, folder)
+        Workspace(folder.workspace, folder.revisions).create_from(template.folder)
+        services.store.open_task(task.id)

@@ -1,0 +1,60 @@
+"""Templates: what a workspace can start from, one folder of task_templates/ each."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+from clinloop.errors import BadInput, unknown
+from clinloop.resources import resource
+
+
+class Template(NamedTuple):
+    """What a workspace starts from."""
+
+    name: str
+    title: str
+    task_types: tuple[str, ...]
+    image: str
+    """Sandbox image that its code needs."""
+    files: tuple[str, ...]
+    """Files that the workspace gets."""
+    folder: Path
+
+
+def all_templates() -> list[Template]:
+    """Return all templates in order of name."""
+    found: list[Template] = []
+    for file in sorted(resource("task_templates").glob("*/template.toml")):
+        facts = tomllib.loads(file.read_text(encoding="utf-8"))
+        found.append(
+            Template(
+                file.parent.name,
+                facts["title"],
+                tuple(facts["task_types"]),
+                facts["image"],
+                tuple(facts["files"]),
+                file.parent,
+            )
+        )
+    return found
+
+
+def find(name: str, task_type: str) -> Template:
+    """Return a template by name, or the first one for a task type when the name is empty.
+
+    Raises:
+        Unknown, BadInput: no such template, or it is for other tasks.
+    """
+    known = all_templates()
+    if not name:
+        return next(template for template in known if task_type in template.task_types)
+    for template in known:
+        if template.name == name:
+            if task_type not in template.task_types:
+                raise BadInput(
+                    f"Template {name!r} is for {', '.join(template.task_types)}, the spec is for {task_type}."
+                )
+            return template
+    raise unknown("template", name, [template.name for template in known])

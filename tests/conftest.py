@@ -1,0 +1,61 @@
+"""Fixtures of all tests: small drawn images, a state folder, and services that run code without isolation (only the tests do that)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clinloop import ingestion
+from clinloop.services import Services
+from clinloop.settings import Limits, load_settings
+from PIL import Image
+
+CLASSES = {"nevus": (150, 100, 80), "melanoma": (120, 80, 75), "keratosis": (140, 120, 90)}
+"""Mean colours, close enough that a linear model errs."""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def draw_class_folders(root: Path, *, per_class: int = 60, seed: int = 0) -> Path:
+    """Write noisy 24 x 24 PNGs whose mean colour hints at their class."""
+    generator = np.random.default_rng(seed)
+    for name, colour in CLASSES.items():
+        (root / name).mkdir(parents=True)
+        for index in range(per_class):
+            mean = np.array(colour) + generator.normal(0, 14, 3)
+            pixels = np.clip(mean + generator.normal(0, 40, (24, 24, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{name}-{index:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three classes with 60 images each."""
+    return draw_class_folders(tmp_path_factory.mktemp("images") / "moles")
+
+
+@pytest.fixture(scope="session")
+def ingested(tmp_path_factory: pytest.TempPathFactory, class_folders: Path) -> Path:
+    """A state folder with the dataset `moles`, to be copied."""
+    state = tmp_path_factory.mktemp("ingested") / "state"
+    ingestion.add(Services(load_settings(state)), class_folders, "moles", cache_px=(16,))
+    return state
+
+
+@pytest.fixture
+def state(tmp_path: Path, ingested: Path) -> Path:
+    """A state folder of this test's own, with the dataset `moles`."""
+    import shutil
+
+    return Path(shutil.copytree(ingested, tmp_path / "state"))
+
+
+@pytest.fixture
+def services(state: Path) -> Services:
+    """Services that run code as plain processes: for tests of everything but isolation."""
+    limits = Limits(memory_bytes=2 << 30, out_bytes=64 << 20, predict_seconds=60)
+    return Services(load_settings(state, sandbox="none", limits=limits), accept_no_isolation=True)

@@ -1,0 +1,79 @@
+"""finalize: open the hidden test set once and score the accepted model and the baseline on it."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import anyio
+from clinloop import evaluation
+from clinloop.services import Services
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from clinloop_tools.common import Reply, State, task_facts, tool, wait_seconds
+
+
+class FinalReply(Reply):
+    """State or result of an evaluation."""
+
+    task_id: str
+    """Task."""
+    phase: str = ""
+    """What the evaluation is doing while status is "evaluating" or "unsealed"."""
+    result: dict[str, Any] | None = None
+    """When status is "evaluated": metrics before and after with 95 % intervals and paired p-values, and where the report lies."""
+
+
+async def finalize(
+    task_id: Annotated[str, Field(description='Task, e.g. "isic-3f9a2c".')],
+    run: Annotated[
+        str,
+        Field(
+            description='The incumbent as you know it, e.g. "run4": a confirmation that you mean the accepted model.'
+        ),
+    ],
+    state: State,
+    ctx: Context[Services],
+    wait: Annotated[
+        float, Field(description="Seconds to wait for the result in this call. Default 20.", ge=0, le=3600)
+    ] = 20.0,
+) -> FinalReply:
+    """Score the accepted model and the baseline on the hidden test set. Once per task, and it ends the task.
+
+    Both are rehearsed on validation images first; if that fails, the test set stays sealed and the task stays open. Then each
+    predicts the test images in a fresh sandbox, and the server scores them with 95 % intervals and paired p-values, writes the
+    report and the model folder. It takes minutes: the call returns "evaluating"; repeat it, with the same arguments, for the
+    stored result. Nothing that the final sandboxes print comes back. Call it when read_validation shows no run worth another try.
+    """
+    evaluation.start(state, task_id, run)
+    deadline = time.monotonic() + wait_seconds(ctx, wait)
+    task = state.store.task(task_id)
+    beat = 0
+    while task.status in ("evaluating", "unsealed") and time.monotonic() < deadline:
+        await anyio.sleep(0.5)
+        beat += 1
+        if beat % 20 == 0:
+            await ctx.report_progress(beat, None, task.phase)
+        task = state.store.task(task_id)
+    facts = task_facts(state, task_id)
+    if task.status == "open":  # given back by a failed rehearsal
+        next_step = f"The rehearsal failed and the test set is still sealed: {task.phase} Correct the workspace, run it, and finalize again."
+    elif task.result is None:
+        next_step = f"Call finalize(task_id='{task_id}', run='{run}') again in a while; it returns the stored result."
+    else:
+        next_step = "Tell the clinician the result with its intervals, the guarantee level and where the report lies. The task is closed."
+    return FinalReply(
+        status=task.status,
+        next_step=next_step,
+        ledger_head=facts.head,
+        budget=facts.budget,
+        task_id=task_id,
+        phase=task.phase,
+        result=task.result,
+    )
+
+
+TOOL = tool(
+    finalize, title="Finalize and score on the hidden test set", read_only=False, idempotent=True, destructive=True
+)

@@ -1,0 +1,76 @@
+"""init_task: the clinician's request and its structured spec become a frozen contract with a workspace and a budget."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from clinloop import tasks, templates
+from clinloop.spec import TaskSpec
+from pydantic import Field
+
+from clinloop_tools.common import Reply, State, task_facts, tool
+
+
+class TaskReply(Reply):
+    """A task that is ready for runs."""
+
+    task_id: str
+    """Name of the task in all other calls."""
+    spec: dict[str, Any]
+    """The frozen contract, with everything filled in that was left open."""
+    spec_sha256: str
+    """Its hash, recorded in the ledger."""
+    template: str
+    """What the workspace started from."""
+    files: list[str]
+    """Files of the workspace."""
+    workspace: str
+    """Folder of the workspace; it may also be edited with your own tools, every run snapshots it."""
+    open_questions: list[str]
+    """What the clinician should still answer; ask before you spend the budget."""
+
+
+def init_task(
+    dataset: Annotated[str, Field(description="Name of a dataset, as inspect_dataset lists it.")],
+    request: Annotated[
+        str, Field(description="The clinician's request, verbatim; it heads the report.", max_length=4000)
+    ],
+    spec: Annotated[
+        TaskSpec, Field(description="What the request means. At least `objective`; everything else has a default.")
+    ],
+    state: State,
+    template: Annotated[
+        str, Field(description='What the workspace starts from. Default: the one for the task type ("classification").')
+    ] = "",
+    seed: Annotated[
+        int,
+        Field(description="Seed of the task; another seed makes another task of the same contract. Default 0.", ge=0),
+    ] = 0,
+) -> TaskReply:
+    """Freeze the contract of a task: request + spec -> budget, workspace with a baseline that runs, ledger.
+
+    Call it after inspect_dataset. Translate the request yourself: which classes, which error is worse, which metric decides, what must
+    not get worse. Write what you assumed into `assumptions` and what only the clinician can say into `open_questions`. The spec is
+    checked against the data and all problems come back at once. It cannot be changed afterwards. The same arguments return the same task.
+    Next: read the workspace with edit_workspace, then start the baseline with run_training.
+    """
+    task = tasks.create(state, dataset_name=dataset, request=request, spec=spec, template=template, seed=seed)
+    facts = task_facts(state, task.id)
+    files = templates.find(task.template, task.spec.task_type).files
+    return TaskReply(
+        status=task.status,
+        next_step=f"Read train.py and TECHNIQUES.md with edit_workspace(task_id='{task.id}', operation='view', path='train.py'), "
+        f"then start the baseline: run_training(task_id='{task.id}').",
+        ledger_head=facts.head,
+        budget=facts.budget,
+        task_id=task.id,
+        spec=task.spec.model_dump(mode="json"),
+        spec_sha256=task.spec.sha256(),
+        template=task.template,
+        files=list(files),
+        workspace=str(state.state.task(task.id).workspace),
+        open_questions=list(task.spec.open_questions),
+    )
+
+
+TOOL = tool(init_task, title="Start a task", read_only=False, idempotent=True)

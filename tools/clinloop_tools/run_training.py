@@ -1,0 +1,100 @@
+"""run_training: start, smoke-test or stop a sandboxed run of one revision; it returns at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from clinloop import runs
+from clinloop.errors import BadInput
+from pydantic import Field
+
+from clinloop_tools.common import Reply, RunView, State, run_view, task_facts, tool
+
+
+class RunReply(Reply):
+    """A run that was started, found or asked to stop."""
+
+    task_id: str
+    """Task."""
+    run: RunView
+    """The run."""
+    is_new: bool
+    """False when this start was made before: nothing was charged again."""
+
+
+def run_training(
+    task_id: Annotated[str, Field(description='Task, e.g. "isic-3f9a2c".')],
+    state: State,
+    mode: Annotated[
+        Literal["full", "smoke", "stop"],
+        Field(
+            description='"full" (default) costs one run; "smoke" is free and short; "stop" ends the run named by `run`.'
+        ),
+    ] = "full",
+    hypothesis: Annotated[
+        str,
+        Field(
+            description="Why this change should help, one or two sentences; required for a full run, it goes into the report."
+        ),
+    ] = "",
+    revision: Annotated[
+        str, Field(description='Revision to run, e.g. "r4". Default: the newest state of the workspace.')
+    ] = "",
+    inputs: Annotated[
+        list[str] | None,
+        Field(
+            description='Succeeded runs whose /out is mounted read-only at /inputs/<run>, e.g. ["run2"]. Default: none.'
+        ),
+    ] = None,
+    request_id: Annotated[
+        str,
+        Field(
+            description="Any string of yours; the same string never starts or charges a second run. Default: none.",
+            max_length=100,
+        ),
+    ] = "",
+    run: Annotated[str, Field(description='For mode "stop": the run to end, e.g. "run3".')] = "",
+) -> RunReply:
+    """Start one training run of the workspace in a sandbox, or smoke-test it, or stop a run. Returns at once.
+
+    The first full run is the baseline (run0): it trains the initial workspace unchanged. Smoke-test every edit first: mode "smoke"
+    runs train.py and predict.py on a few cases, is free, and finds most mistakes within a minute. A full run costs one unit of
+    the budget when it starts, also if your code crashes. It has no network, sees training labels only, and is ended at its deadline;
+    the checkpoint that it has left by then is kept. Afterwards the server runs predict.py on the validation images, scores the
+    predictions and accepts or rejects the run against the incumbent. One run per task at a time. It goes on when you disconnect.
+    Next: read_validation(task_id) waits for it.
+    """
+    if mode == "stop":
+        if not run:
+            raise BadInput("mode 'stop' needs `run`, the name of the run to end, e.g. run='run3'.")
+        stopped = runs.stop(state, task_id, run)
+        facts = task_facts(state, task_id)
+        return RunReply(
+            status=stopped.status,
+            next_step=f"Call read_validation(task_id='{task_id}', run='{run}') to see it end.",
+            ledger_head=facts.head,
+            budget=facts.budget,
+            task_id=task_id,
+            run=run_view(stopped),
+            is_new=False,
+        )
+    if run:
+        raise BadInput(
+            "`run` names the run to end and belongs to mode 'stop'; to start one, leave it out (use `revision` to choose code)."
+        )
+    started = runs.start(
+        state, task_id, mode=mode, hypothesis=hypothesis, request_id=request_id, revision=revision, inputs=inputs
+    )
+    facts = task_facts(state, task_id)
+    return RunReply(
+        status=started.run.status,
+        next_step=f"Call read_validation(task_id='{task_id}', run='{started.run.name}') and repeat with its cursor until the run has ended.",
+        ledger_head=facts.head,
+        budget=facts.budget,
+        task_id=task_id,
+        run=run_view(started.run),
+        is_new=started.is_new,
+    )
+
+
+TOOL = tool(run_training, title="Run training", read_only=False, idempotent=False)
