@@ -1,0 +1,52 @@
+"""Fixing an operating point: one threshold per class, chosen on validation by a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from clinloop.scoring.classification import OperatingPoint, parse_rule
+
+
+def fix_operating_point(
+    rule: str, class_name: str, is_class: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]
+) -> OperatingPoint | None:
+    """Choose the threshold of a class on validation cases; None without a case on either side.
+
+    Candidates are the distinct scores and one above them all. `youden` takes the largest sensitivity + specificity (of equals the
+    highest threshold), `sensitivity>=X` the highest threshold that reaches X, `specificity>=X` the lowest that does.
+
+    Raises:
+        BadInput: no such rule.
+    """
+    kind, target = parse_rule(rule)
+    positives, negatives = np.sort(scores[is_class]), np.sort(scores[~is_class])
+    if not len(positives) or not len(negatives):
+        return None
+    distinct = np.unique(scores)
+    candidates = np.append(distinct, np.nextafter(distinct[-1], np.inf))
+    sensitivity = 1.0 - np.searchsorted(positives, candidates, side="left") / len(positives)  # falls with the threshold
+    specificity = np.searchsorted(negatives, candidates, side="left") / len(negatives)  # rises with the threshold
+    match kind:
+        case "youden":
+            gain = sensitivity + specificity
+            chosen = np.flatnonzero(gain >= gain.max() - 1e-12)[-1]
+        case "sensitivity":
+            chosen = np.flatnonzero(sensitivity >= target - 1e-12)[-1]
+        case "specificity":
+            chosen = np.flatnonzero(specificity >= target - 1e-12)[0]
+    return OperatingPoint(
+        rule, class_name, float(candidates[chosen]), float(sensitivity[chosen]), float(specificity[chosen])
+    )
+
+
+def fix_operating_points(
+    rule: str, classes: Sequence[str], truth: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]
+) -> dict[str, OperatingPoint]:
+    """Fix the operating point of every class that has cases on both sides."""
+    points = [
+        fix_operating_point(rule, name, truth == index, probabilities[:, index]) for index, name in enumerate(classes)
+    ]
+    return {point.class_name: point for point in points if point is not None}

@@ -1,0 +1,252 @@
+"""Metrics of one set of predictions under many weightings of its groups at once.
+
+A weighting says how often each group occurs: all ones for the data as they are, the counts of a resample for the bootstrap. Nothing is
+duplicated or sorted again: what depends on the data alone (sort orders, sums per group) is computed once in `Cases`, and a weighting
+costs gathers, cumulative sums and matrix products. Every value equals that of physically repeated cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from clinloop.scoring.classification import OperatingPoint, resolve
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+
+_SPECIFICITY = 0.80
+
+
+class _Curve(NamedTuple):
+    """Where the cases of one class stand among all others, by score."""
+
+    positive_groups: Ints
+    """(P,) group of each case of the class."""
+    negative_groups: Ints
+    """(M,) group of each other case, ascending by score."""
+    below: Ints
+    """(P,) number of other cases with a smaller score."""
+    not_above: Ints
+    """(P,) number of other cases with a smaller or equal score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """Truth and predictions of N cases in G groups, K classes."""
+
+    truth: Ints
+    """(N,) class index."""
+    probabilities: Floats
+    """(N, K)"""
+    groups: Ints
+    """(N,) from 0 to n_groups - 1."""
+    n_groups: int
+    thresholds: Floats
+    """(K,) operating point of each class; NaN where there is none."""
+    positive: int | None = None
+    """Positive class of two; its threshold then decides."""
+    _curves: dict[int, _Curve] = field(default_factory=dict[int, _Curve], repr=False)
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return self.probabilities.shape[1]
+
+    def curve(self, index: int) -> _Curve:
+        """Return the one-vs-rest order of a class, sorted at the first call."""
+        if index not in self._curves:
+            scores, is_positive = self.probabilities[:, index], self.truth == index
+            negatives = np.flatnonzero(~is_positive)
+            negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+            positives = np.flatnonzero(is_positive)
+            below = np.searchsorted(scores[negatives], scores[positives], side="left")
+            order = np.argsort(below, kind="stable")  # neighbours in memory are read together
+            positives = positives[order]
+            self._curves[index] = _Curve(
+                self.groups[positives],
+                self.groups[negatives],
+                below[order],
+                np.searchsorted(scores[negatives], scores[positives], side="right"),
+            )
+        return self._curves[index]
+
+    @cached_property
+    def decided(self) -> Ints:
+        """(N,) decided class: the most probable, or for two classes the positive one at or above its threshold."""
+        if self.positive is not None and self.n_classes == 2 and not np.isnan(self.thresholds[self.positive]):
+            is_positive = self.probabilities[:, self.positive] >= self.thresholds[self.positive]
+            return np.where(is_positive, self.positive, 1 - self.positive).astype(np.intp)
+        return np.argmax(self.probabilities, axis=1)
+
+    @cached_property
+    def flagged(self) -> npt.NDArray[np.bool_]:
+        """(N, K) whether a case is at or above the operating point of a class."""
+        return self.probabilities >= self.thresholds  # False where the threshold is NaN
+
+    @cached_property
+    def case_sums(self) -> Floats:
+        """(G, 2) cases and summed Brier terms per group."""
+        distance = self.probabilities - np.eye(self.n_classes)[self.truth]
+        return self.per_group(np.stack([np.ones(len(self.truth)), 0.5 * np.square(distance).sum(axis=1)], axis=1))
+
+    @cached_property
+    def decision_sums(self) -> Floats:
+        """(G, 3K) per group and class: right decisions, cases, decisions."""
+        classes = np.arange(self.n_classes)
+        is_class, is_decided = self.truth[:, None] == classes, self.decided[:, None] == classes
+        return self.per_group(np.concatenate([is_class & is_decided, is_class, is_decided], axis=1))
+
+    @cached_property
+    def flag_sums(self) -> Floats:
+        """(G, 4K) per group and class: flagged cases, cases, unflagged others, others."""
+        is_class = self.truth[:, None] == np.arange(self.n_classes)
+        columns = [is_class & self.flagged, is_class, ~is_class & ~self.flagged, ~is_class]
+        return self.per_group(np.concatenate(columns, axis=1))
+
+    def per_group(self, columns: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> Floats:
+        """Return sums of (N, C) columns within groups, (G, C)."""
+        sums = np.empty((self.n_groups, columns.shape[1]))
+        for column, target in zip(columns.T, sums.T, strict=True):
+            target[:] = np.bincount(self.groups, weights=column, minlength=self.n_groups)
+        return sums
+
+
+class Weighting:
+    """Metrics of cases under B weightings; what several metrics share is computed once."""
+
+    def __init__(self, cases: Cases, counts: Floats) -> None:
+        """Take counts (G, B): how often each group occurs in each weighting."""
+        self.cases, self.counts = cases, counts
+        self._aucs: dict[int, Floats] = {}
+
+    def auc(self, index: int) -> Floats:
+        """(B,) one-vs-rest ROC AUC of a class, ties by midranks; NaN where a side is empty.
+
+        Source: the Mann-Whitney form, AUC = P(score of a case > score of another) + P(equal) / 2.
+        """
+        if index not in self._aucs:
+            curve = self.cases.curve(index)
+            positives, ascending = self.counts[curve.positive_groups], self._ascending(curve)
+            beaten = ascending[curve.below]
+            if not np.array_equal(curve.below, curve.not_above):
+                beaten = (beaten + ascending[curve.not_above]) * 0.5
+            self._aucs[index] = _ratio(np.einsum("ij,ij->j", positives, beaten), positives.sum(axis=0) * ascending[-1])
+        return self._aucs[index]
+
+    def sensitivity_at_specificity(self, index: int) -> Floats:
+        """(B,) largest sensitivity of any threshold whose specificity is at least 0.80; NaN where a side is empty."""
+        curve = self.cases.curve(index)
+        positives, ascending = self.counts[curve.positive_groups], self._ascending(curve)
+        total = ascending[-1]
+        # A threshold at a case of the class rejects the others below it; sensitivity only grows while that is enough.
+        reached = ascending[curve.below] >= _SPECIFICITY * total * (1 - 1e-12)
+        found = _ratio(np.einsum("ij,ij->j", positives, reached.astype(np.float64)), positives.sum(axis=0))
+        return np.where(total > 0, found, np.nan)
+
+    def f1(self, index: int) -> Floats:
+        """(B,) F1 of a decided class."""
+        right, cases, decisions = self._decisions
+        return _ratio(2 * right[index], cases[index] + decisions[index])
+
+    def recall(self, index: int) -> Floats:
+        """(B,) share of the cases of a class that were decided right."""
+        right, cases, _ = self._decisions
+        return _ratio(right[index], cases[index])
+
+    def accuracy(self) -> Floats:
+        """(B,) share of the cases that were decided right."""
+        right, cases, _ = self._decisions
+        return _ratio(right.sum(axis=0), cases.sum(axis=0))
+
+    def sensitivity(self, index: int) -> Floats:
+        """(B,) share of the cases of a class at or above its operating point."""
+        return self._flag_ratio(index, 0)
+
+    def specificity(self, index: int) -> Floats:
+        """(B,) share of the other cases below the operating point of a class."""
+        return self._flag_ratio(index, 2)
+
+    def brier(self) -> Floats:
+        """(B,) half the squared distance between probabilities and truth, mean over cases. Source: Brier 1950, halved to [0, 1]."""
+        n, distance = self.cases.case_sums.T @ self.counts
+        return _ratio(distance, n)
+
+    def macro(self, metric: Callable[[int], Floats]) -> Floats:
+        """(B,) mean of a per-class metric over the classes where it is defined; NaN where it is for none."""
+        values = np.stack([metric(index) for index in range(self.cases.n_classes)])  # (K, B)
+        defined = ~np.isnan(values)
+        return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+
+    def _ascending(self, curve: _Curve) -> Floats:
+        """(M + 1, B) weight of the m lowest-scored cases outside the class, for m from 0 to M."""
+        sums = np.zeros((len(curve.negative_groups) + 1, self.counts.shape[1]))
+        np.cumsum(self.counts[curve.negative_groups], axis=0, out=sums[1:])
+        return sums
+
+    @cached_property
+    def _decisions(self) -> Floats:
+        return (self.cases.decision_sums.T @ self.counts).reshape(3, self.cases.n_classes, -1)
+
+    @cached_property
+    def _flags(self) -> Floats:
+        return (self.cases.flag_sums.T @ self.counts).reshape(4, self.cases.n_classes, -1)
+
+    def _flag_ratio(self, index: int, part: int) -> Floats:
+        if np.isnan(self.cases.thresholds[index]):
+            return np.full(self.counts.shape[1], np.nan)
+        return _ratio(self._flags[part, index], self._flags[part + 1, index])
+
+
+# One entry per metric of METRICS; the class index is given for families only.
+_EVALUATORS: Mapping[str, Callable[[Weighting, int], Floats]] = {
+    "macro_auc": lambda weighting, _: weighting.macro(weighting.auc),
+    "auc_<class>": lambda weighting, index: weighting.auc(index),
+    "f1": lambda weighting, _: weighting.macro(weighting.f1),
+    "f1_<class>": lambda weighting, index: weighting.f1(index),
+    "sensitivity_<class>": lambda weighting, index: weighting.sensitivity(index),
+    "specificity_<class>": lambda weighting, index: weighting.specificity(index),
+    "sens_at_spec80_<class>": lambda weighting, index: weighting.sensitivity_at_specificity(index),
+    "balanced_accuracy": lambda weighting, _: weighting.macro(weighting.recall),
+    "accuracy": lambda weighting, _: weighting.accuracy(),
+    "brier": lambda weighting, _: weighting.brier(),
+}
+
+
+def evaluate(names: Sequence[str], classes: Sequence[str], cases: Cases, counts: Floats) -> Floats:
+    """Return metrics (M, B) under the weightings `counts` (G, B); NaN where undefined.
+
+    Raises:
+        BadInput: a name is no metric of these classes.
+    """
+    weighting = Weighting(cases, counts)
+    resolved = [resolve(name, classes) for name in names]
+    values = [_EVALUATORS[metric.name](weighting, -1 if index is None else index) for metric, index in resolved]
+    return np.stack(values) if values else np.empty((0, counts.shape[1]))
+
+
+def evaluate_once(names: Sequence[str], classes: Sequence[str], cases: Cases) -> Floats:
+    """Return metrics (M,) of the cases as they are."""
+    return evaluate(names, classes, cases, np.ones((cases.n_groups, 1)))[:, 0]
+
+
+def confusion(cases: Cases) -> list[list[int]]:
+    """Return the number of cases by true class (rows) and decided class (columns)."""
+    flat = np.bincount(cases.truth * cases.n_classes + cases.decided, minlength=cases.n_classes**2)
+    return [[int(count) for count in row] for row in flat.reshape(cases.n_classes, cases.n_classes)]
+
+
+def thresholds_of(points: Mapping[str, OperatingPoint], classes: Sequence[str]) -> Floats:
+    """Return the thresholds (K,) of operating points by class; NaN for a class without one."""
+    return np.array([points[name].threshold if name in points else np.nan for name in classes])
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Divide; NaN where the denominator is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
