@@ -240,13 +240,10 @@ class Dataset:
         }
 
     def contact_sheet(self, n_per_class: int = 6, seed: int = 0) -> bytes:
-        """Return a PNG (longest side at most 1600 px) with n samples of each class from train and val."""
+        """Return a PNG (longest side at most 1600 px) with n samples of each class, from train only: validation labels stay hidden."""
         from clinloop.datasets.pictures import contact_sheet
 
-        samples = [
-            *self.subset("train", n_per_class * len(self.classes), seed),
-            *self.subset("val", n_per_class * len(self.classes), seed),
-        ]
+        samples = self.subset("train", n_per_class * len(self.classes), seed)
         return contact_sheet(self.classes, samples, self.counts, n_per_class)
 
 

@@ -8,25 +8,30 @@ from __future__ import annotations
 import errno
 import hmac
 import os
-import re
 import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from clinloop.datasets import assemble
+from clinloop.datasets.admission import (
+    IngestOptions,
+    attribute_names,
+    check_disk,
+    check_options,
+    refuse_unusable,
+    test_rule,
+    useful_cache_px,
+)
 from clinloop.datasets.audit import Entry, Ties, find_leaks, find_ties, make_audit
-from clinloop.datasets.case import Case, LayoutOptions, LayoutResult, Split
+from clinloop.datasets.case import Case, LayoutResult, Split
 from clinloop.datasets.dataset import (
-    COLUMNS,
     CaseRow,
     Dataset,
     DatasetRecord,
@@ -37,8 +42,8 @@ from clinloop.datasets.dataset import (
 )
 from clinloop.datasets.findings import CustodianAudit, LeakFacts, ReasonCount
 from clinloop.datasets.layouts import choose_layout
-from clinloop.datasets.layouts.folder import Folder, listed
-from clinloop.datasets.pixels import MAX_PIXELS, RULES, ImageFacts, PixelJob, StoreSettings
+from clinloop.datasets.layouts.folder import Folder
+from clinloop.datasets.pixels import RULES, ImageFacts, PixelJob, StoreSettings
 from clinloop.datasets.splits import assign_splits, split_digest, split_problems
 from clinloop.datasets.vault import Secret, commitment, new_salt
 from clinloop.datasets.workers import store_all
@@ -46,25 +51,6 @@ from clinloop.errors import BadInput, LeakFound, NotNow, Refusal
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total); phases: reading, images, duplicates, audit, writing."""
-
-DEFAULT_TEST = 0.2
-
-
-@dataclass(frozen=True)
-class IngestOptions:
-    """How a folder becomes a dataset."""
-
-    layout: str = "auto"
-    columns: LayoutOptions = field(default_factory=LayoutOptions)
-    test: Literal["official"] | float | None = None
-    """None = the publisher's test set if there is one, else DEFAULT_TEST of the cases."""
-    val: float = 0.2
-    """Fraction of the cases that are not test."""
-    seed: int = 0
-    cache_px: tuple[int, ...] = (64, 224)
-    max_px: int = 1024
-    on_leak: str = "refuse"
-    """Cases tied to the publisher's test set: "refuse", "drop" them from training, or keep them for the reason given here."""
 
 
 def ingest(
@@ -88,7 +74,7 @@ def ingest(
         NotNow: another process is adding this name, or the disk is full.
     """
     options = options or IngestOptions()
-    _check(root, options)
+    check_options(root, options)
     stored = check_name(name)
     known = Dataset.list_names(state)
     if stored in known:
@@ -102,10 +88,13 @@ def ingest(
         folder = Folder(root)
         chosen = choose_layout(folder, options.layout, options.columns)
         result = chosen.layout.read(folder, options.columns)
-        _refuse_unusable(folder, result)
+        refuse_unusable(result)
+        if folder.links_out:
+            note = f"{folder.links_out} link(s) that lead out of the folder, or to folders, were not followed."
+            result = replace(result, notes=[*result.notes, note])
         progress("reading", 1, 1)
         with _building(state, stored) as build:
-            source = _Source(root, stored, key, chosen.layout.name, chosen.reason, result, _test_rule(options, result))
+            source = _Source(root, stored, key, chosen.layout.name, chosen.reason, result, test_rule(options, result))
             record = _build(source, build, options, progress)
             os.sync()  # a rename that survives a power cut must not outlive the files it names
             build.rename(datasets_folder(state) / stored)
@@ -153,10 +142,11 @@ class _Leaks:
 
 def _build(source: _Source, build: Path, options: IngestOptions, progress: Progress) -> DatasetRecord:
     """Write a whole dataset into the building folder and return its record."""
-    result, names = source.result, _attribute_names(source.result.attributes)
+    result, names = source.result, attribute_names(source.result.attributes)
     items = _identify(source, build, names)
-    cache_px = _useful_cache_px(source.root, items, options.cache_px)
-    _check_disk(source.root, items, cache_px, build)
+    sources = [item.case.source for item in items]
+    cache_px = useful_cache_px(source.root, sources, options.cache_px)
+    check_disk(source.root, sources, cache_px, build)
     assemble.make_folders(build)
     _store_images(
         source,
@@ -356,93 +346,9 @@ def _custodian_audit(
     )
 
 
-def _test_rule(options: IngestOptions, result: LayoutResult) -> Literal["official"] | float:
-    has_official = any(case.split == "test" for case in result.cases)
-    if options.test == "official" and not has_official:
-        raise BadInput(
-            "The folder has no official test set; give the fraction of cases to set aside instead, for example 0.2."
-        )
-    if options.test is not None:
-        return options.test
-    return "official" if has_official else DEFAULT_TEST
-
-
 def _secret_seed(source: _Source, seed: int) -> int:
     """Return the seed in use: without the key nobody can repeat the split of a public dataset."""
     return int.from_bytes(hmac.digest(source.key, f"{source.name}\0split\0{seed}".encode(), "sha256")[:4], "big")
-
-
-def _useful_cache_px(root: Path, items: Sequence[_Item], wanted: Sequence[int]) -> tuple[int, ...]:
-    """Return the sizes worth caching: the smallest, and those not above twice the short side of most images (a sample is looked at)."""
-    sides: list[int] = []
-    for item in items[:: max(1, len(items) // 50)]:
-        try:
-            with Image.open(root / item.case.source) as image:
-                sides.append(min(image.size))
-        except Exception:  # noqa: S112  # unreadable files get their reason from the worker that decodes them
-            continue
-    limit = 2 * sorted(sides)[len(sides) * 9 // 10] if sides else MAX_PIXELS
-    return tuple(px for px in sorted(set(wanted)) if px <= limit or px == min(wanted))
-
-
-def _check(root: Path, options: IngestOptions) -> None:
-    """Refuse options that cannot be meant, all at once."""
-    problems: list[str] = []
-    if not root.is_dir():
-        problems.append(
-            "The path is a file, not a folder: unpack an archive first."
-            if root.exists()
-            else "There is no such folder."
-        )
-    for name, fraction in (("test", options.test), ("val", options.val)):
-        if isinstance(fraction, int | float) and not 0.01 <= fraction <= 0.5:
-            problems.append(f"{name} is {fraction}; a fraction from 0.01 to 0.5 is valid.")
-    if not options.cache_px or not all(8 <= px <= 1024 for px in options.cache_px):
-        problems.append("cache_px needs one or more sizes from 8 to 1024.")
-    if not 32 <= options.max_px <= 8192:
-        problems.append(f"max_px is {options.max_px}; 32 to 8192 are valid.")
-    if options.on_leak not in {"refuse", "drop"} and len(options.on_leak.strip()) < 10:
-        problems.append('on_leak needs "refuse", "drop" or a reason of at least 10 characters.')
-    if problems:
-        raise BadInput(" ".join(problems))
-
-
-def _refuse_unusable(folder: Folder, result: LayoutResult) -> None:
-    """Refuse what a layout found wrong, all at once."""
-    problems = list(result.problems)
-    left_out = [f"{item.count} × {item.reason}" for item in result.excluded if item.split != "test"]
-    if not result.cases:
-        problems.append(
-            "There is no image with a label" + (f" (left out: {'; '.join(left_out)})." if left_out else ".")
-        )
-    elif unseen := [
-        name for name in result.classes if not any(case.label == name and case.split != "test" for case in result.cases)
-    ]:
-        problems.append(f"There is no training image of {listed(unseen)}.")
-    if problems:
-        raise BadInput(" ".join(problems))
-
-
-def _check_disk(root: Path, items: Sequence[_Item], cache_px: Sequence[int], build: Path) -> None:
-    """Refuse before an hour of work what will not fit."""
-    images = sum((root / item.case.source).stat().st_size for item in items)
-    needed = images + len(items) * sum(px * px * 3 for px in cache_px) + (64 << 20)
-    free = shutil.disk_usage(build).free
-    if needed > free:
-        raise NotNow(
-            f"The dataset needs about {needed / 1e9:.1f} GB, the disk of the state folder has {free / 1e9:.1f} GB free; nothing was added."
-        )
-
-
-def _attribute_names(names: Sequence[str]) -> dict[str, str]:
-    """Return attribute columns under names that can stand beside the fixed columns of cases.csv."""
-    cleaned: dict[str, str] = {}
-    for name in names:
-        new = re.sub(r"[^\w .+-]+", "_", name).strip()[:60] or "attribute"
-        while new in COLUMNS or new in cleaned.values():
-            new += "_attribute"
-        cleaned[name] = new
-    return cleaned
 
 
 def _unreadable_lines(items: Sequence[_Item]) -> list[str]:

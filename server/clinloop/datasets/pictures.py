@@ -31,7 +31,7 @@ def contact_sheet(
     more = f", the first {len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
     draw.text(
         (_GAP * 2, 12),
-        f"Samples of train and validation by class{more}",
+        f"Training samples by class{more}",
         fill="#333333",
         font=ImageFont.load_default(18),
     )
