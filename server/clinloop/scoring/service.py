@@ -62,7 +62,7 @@ class ChildLimits(NamedTuple):
     memory_bytes: int = 4 << 30
     """Address space; numpy alone maps about 1 GiB."""
     seconds: int = 600
-    """Wall-clock and processor time."""
+    """Wall-clock time."""
 
 
 CHILD_LIMITS = ChildLimits()
@@ -317,7 +317,9 @@ def _run(job: dict[str, object], sources: Sequence[Source], limits: ChildLimits,
 
 def _ask(job: dict[str, object], files: Sequence[int], limits: ChildLimits) -> dict[str, object]:
     """Start the scoring process, hand it the job, return its reply."""
-    command = [sys.executable, "-I", "-m", "clinloop.scoring.child", str(limits.memory_bytes), str(limits.seconds)]
+    # The cap on processor time is behind the wall-clock limit: it ends a child whose parent was killed.
+    caps = [str(limits.memory_bytes), str(limits.seconds + 5)]
+    command = [sys.executable, "-I", "-m", "clinloop.scoring.child", *caps]
     try:
         ended = subprocess.run(
             command,

@@ -184,10 +184,17 @@ class Weighting:
         return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 
     def _ascending(self, curve: _Curve) -> Floats:
-        """(M + 1, B) weight of the m lowest-scored cases outside the class, for m from 0 to M."""
-        sums = np.zeros((len(curve.negative_groups) + 1, self.counts.shape[1]))
-        np.cumsum(self.counts[curve.negative_groups], axis=0, out=sums[1:])
+        """(M + 1, B) weight of the m lowest-scored cases outside the class, for m from 0 to M; valid until the next call."""
+        sums = self._scratch[: len(curve.negative_groups) + 1]
+        sums[0] = 0.0
+        # "clip" never clips here; it spares the copy that the checking mode makes.
+        np.take(self.counts, curve.negative_groups, axis=0, out=sums[1:], mode="clip")
+        np.cumsum(sums[1:], axis=0, out=sums[1:])
         return sums
+
+    @cached_property
+    def _scratch(self) -> Floats:
+        return np.empty((len(self.cases.truth) + 1, self.counts.shape[1]))
 
     @cached_property
     def _decisions(self) -> Floats:

@@ -1,0 +1,232 @@
+"""Each metric against scikit-learn, on the data as they are, weighted, tied, one-sided and empty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from clinloop.errors import BadInput
+from clinloop.scoring.classification import METRICS, is_higher_better, parse_rule, resolve, title
+from clinloop.scoring.operating import fix_operating_point, fix_operating_points
+from clinloop.scoring.weighted import Cases, confusion, evaluate, evaluate_once, thresholds_of
+from sklearn import metrics as oracle
+
+CLASSES = ["A", "B", "C_x"]
+NAMES = [metric.of("B") if metric.per_class else metric.name for metric in METRICS]
+
+
+def make_cases(
+    seed: int = 0, n: int = 200, *, ties: bool = False, thresholds: tuple[float, ...] = (0.3, 0.4, 0.5)
+) -> Cases:
+    random = np.random.default_rng(seed)
+    truth = random.choice(3, n, p=[0.5, 0.3, 0.2])
+    scores = random.random((n, 3))
+    scores[np.arange(n), truth] += 0.5
+    if ties:
+        scores = np.round(scores * 4) + 1
+    return Cases(
+        truth=truth,
+        probabilities=scores / scores.sum(axis=1, keepdims=True),
+        groups=random.integers(0, n // 2, n),
+        n_groups=n // 2,
+        thresholds=np.array(thresholds),
+    )
+
+
+def repeated(cases: Cases, times: np.ndarray) -> Cases:
+    """Physically repeat each case as often as its group was drawn."""
+    rows = np.repeat(np.arange(len(cases.truth)), times[cases.groups])
+    return Cases(
+        truth=cases.truth[rows],
+        probabilities=cases.probabilities[rows],
+        groups=np.arange(len(rows)),
+        n_groups=len(rows),
+        thresholds=cases.thresholds,
+        positive=cases.positive,
+    )
+
+
+def _sens_at_spec80(is_class: np.ndarray, scores: np.ndarray) -> float:
+    fpr, tpr, _ = oracle.roc_curve(is_class, scores, drop_intermediate=False)
+    return float(tpr[1 - fpr >= 0.8 - 1e-12].max())
+
+
+# For class B (index 1) or all classes: truth (N,), probabilities (N, 3).
+ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "macro_auc": lambda y, p: oracle.roc_auc_score(y, p, multi_class="ovr", average="macro"),
+    "auc_<class>": lambda y, p: oracle.roc_auc_score(y == 1, p[:, 1]),
+    "f1": lambda y, p: oracle.f1_score(y, p.argmax(1), average="macro"),
+    "f1_<class>": lambda y, p: oracle.f1_score(y == 1, p.argmax(1) == 1),
+    "sensitivity_<class>": lambda y, p: oracle.recall_score(y == 1, p[:, 1] >= 0.4),
+    "specificity_<class>": lambda y, p: oracle.recall_score(y != 1, p[:, 1] < 0.4),
+    "sens_at_spec80_<class>": lambda y, p: _sens_at_spec80(y == 1, p[:, 1]),
+    "balanced_accuracy": lambda y, p: oracle.balanced_accuracy_score(y, p.argmax(1)),
+    "accuracy": lambda y, p: oracle.accuracy_score(y, p.argmax(1)),
+    "brier": lambda y, p: oracle.brier_score_loss(y, p, scale_by_half=True),
+}
+
+
+def test_every_metric_has_an_oracle_a_title_and_a_stated_undefined_case() -> None:
+    assert set(ORACLES) == {metric.name for metric in METRICS}
+    for metric in METRICS:
+        assert metric.title
+        assert metric.undefined
+        assert metric.low < metric.high
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_metric_equals_scikit_learn(name: str, ties: bool) -> None:
+    for seed in range(10):
+        cases = make_cases(seed, ties=ties)
+        expected = ORACLES[resolve(name, CLASSES).metric.name](cases.truth, cases.probabilities)
+        assert evaluate_once([name], CLASSES, cases)[0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_weighting_equals_physically_repeated_cases(name: str, ties: bool) -> None:
+    cases = make_cases(1, ties=ties)
+    counts = np.random.default_rng(2).integers(0, 4, (cases.n_groups, 20))
+    weighted = evaluate([name], CLASSES, cases, counts.astype(np.float64))[0]
+    physical = [evaluate_once([name], CLASSES, repeated(cases, column))[0] for column in counts.T]
+    np.testing.assert_allclose(weighted, physical, rtol=0, atol=1e-12)
+    assert len(set(physical)) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_is_undefined_without_cases_and_never_zero(name: str) -> None:
+    cases = make_cases(0)
+    assert np.isnan(evaluate([name], CLASSES, cases, np.zeros((cases.n_groups, 3)))).all()
+    empty = repeated(cases, np.zeros(cases.n_groups, dtype=int))
+    assert np.isnan(evaluate([name], CLASSES, empty, np.zeros((0, 2)))).all()
+
+
+def test_with_one_class_only_curves_are_undefined_and_the_rest_is_defined() -> None:
+    cases = make_cases(0)
+    single = Cases(
+        truth=np.ones_like(cases.truth),
+        probabilities=cases.probabilities,
+        groups=cases.groups,
+        n_groups=cases.n_groups,
+        thresholds=cases.thresholds,
+    )
+    values = dict(zip(NAMES, evaluate_once(NAMES, CLASSES, single), strict=True))
+    undefined = {name for name, value in values.items() if np.isnan(value)}
+    assert undefined == {"macro_auc", "auc_B", "specificity_B", "sens_at_spec80_B"}
+    assert values["balanced_accuracy"] == values["accuracy"]
+
+
+def test_macro_metrics_leave_out_a_class_without_cases() -> None:
+    cases = make_cases(3)
+    keep = cases.truth != 2
+    without = Cases(
+        truth=cases.truth[keep],
+        probabilities=cases.probabilities[keep],
+        groups=cases.groups[keep],
+        n_groups=cases.n_groups,
+        thresholds=cases.thresholds,
+    )
+    macro, first, second, third = evaluate_once(["macro_auc", "auc_A", "auc_B", "auc_C_x"], CLASSES, without)
+    assert np.isnan(third)
+    assert macro == pytest.approx((first + second) / 2)
+
+
+def test_a_class_without_an_operating_point_has_no_sensitivity() -> None:
+    cases = make_cases(0, thresholds=(0.3, np.nan, 0.5))
+    values = evaluate_once(["sensitivity_B", "specificity_B", "sensitivity_A"], CLASSES, cases)
+    assert np.isnan(values[:2]).all()
+    assert values[2] > 0
+
+
+def test_two_classes_are_decided_by_the_operating_point_of_the_positive_one() -> None:
+    truth, positive = np.array([0, 0, 1, 1]), np.array([0.1, 0.35, 0.4, 0.9])
+    probabilities = np.stack([1 - positive, positive], axis=1)
+
+    def accuracy(positive_class: int | None) -> float:
+        cases = Cases(
+            truth=truth,
+            probabilities=probabilities,
+            groups=np.arange(4),
+            n_groups=4,
+            thresholds=np.array([np.nan, 0.4]),
+            positive=positive_class,
+        )
+        return float(evaluate_once(["accuracy"], ["no", "yes"], cases)[0])
+
+    assert accuracy(None) == 0.75
+    assert accuracy(1) == 1.0
+
+
+def test_the_confusion_matrix_equals_scikit_learn() -> None:
+    cases = make_cases(5)
+    expected = oracle.confusion_matrix(cases.truth, cases.probabilities.argmax(1))
+    assert confusion(cases) == expected.tolist()
+
+
+def test_an_unknown_metric_lists_what_is_valid() -> None:
+    for name in ("auroc", "auc_MEL", "auc", "f1_", "AUC_A", "macro_auc_A"):
+        with pytest.raises(BadInput, match=r"macro_auc, auc_<class>, f1, .*one of A, B, C_x"):
+            resolve(name, CLASSES)
+
+
+def test_names_resolve_to_metric_and_class() -> None:
+    assert resolve("sens_at_spec80_C_x", CLASSES).class_index == 2
+    assert resolve("f1", CLASSES).class_index is None
+    assert title("auc_B", CLASSES).startswith("B: AUC")
+    assert not is_higher_better("brier")
+    assert is_higher_better("auc_anything")
+    with pytest.raises(BadInput):
+        is_higher_better("loss")
+
+
+def test_youden_takes_the_threshold_of_the_largest_sum() -> None:
+    for seed in range(10):
+        cases = make_cases(seed, ties=seed % 2 == 0)
+        is_class, scores = cases.truth == 1, cases.probabilities[:, 1]
+        point = fix_operating_point("youden", "B", is_class, scores)
+        fpr, tpr, thresholds = oracle.roc_curve(is_class, scores, drop_intermediate=False)
+        best = int(np.argmax(np.round(tpr - fpr, 12)))
+        assert point is not None
+        assert point.threshold == pytest.approx(thresholds[best])
+        assert (point.sensitivity, point.specificity) == (pytest.approx(tpr[best]), pytest.approx(1 - fpr[best]))
+
+
+@pytest.mark.parametrize("target", [0.5, 0.9, 0.95, 1.0])
+def test_a_target_is_reached_at_the_smallest_cost(target: float) -> None:
+    cases = make_cases(4)
+    is_class, scores = cases.truth == 1, cases.probabilities[:, 1]
+    fpr, tpr, _ = oracle.roc_curve(is_class, scores, drop_intermediate=False)
+    sensitive = fix_operating_point(f"sensitivity>={target}", "B", is_class, scores)
+    specific = fix_operating_point(f"specificity>={target}", "B", is_class, scores)
+    assert sensitive is not None
+    assert specific is not None
+    assert sensitive.sensitivity >= target
+    assert sensitive.specificity == pytest.approx((1 - fpr)[tpr >= target].max())
+    assert specific.specificity >= target
+    assert specific.sensitivity == pytest.approx(tpr[1 - fpr >= target].max())
+    assert np.mean(scores[is_class] >= sensitive.threshold) == pytest.approx(sensitive.sensitivity)
+    assert np.mean(scores[~is_class] < specific.threshold) == pytest.approx(specific.specificity)
+
+
+def test_full_specificity_is_reached_even_when_another_class_has_the_top_score() -> None:
+    point = fix_operating_point("specificity>=1", "B", np.array([True, False]), np.array([0.2, 0.9]))
+    assert point is not None
+    assert (point.sensitivity, point.specificity) == (0.0, 1.0)
+    assert 0.9 < point.threshold < 0.91
+
+
+def test_a_class_without_cases_on_both_sides_gets_no_operating_point() -> None:
+    truth = np.array([0, 0, 1])
+    points = fix_operating_points("youden", CLASSES, truth, np.full((3, 3), 1 / 3))
+    assert set(points) == {"A", "B"}
+    assert np.isnan(thresholds_of(points, CLASSES)[2])
+
+
+@pytest.mark.parametrize(
+    "rule", ["", "best", "sensitivity>=", "sensitivity>=nan", "sensitivity>=1.1", "auc>=0.5", "specificity>=0"]
+)
+def test_an_unknown_rule_lists_what_is_valid(rule: str) -> None:
+    with pytest.raises(BadInput, match=r"youden.*sensitivity>=X.*specificity>=X"):
+        parse_rule(rule)

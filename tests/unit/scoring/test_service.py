@@ -1,0 +1,264 @@
+"""Scoring through the capped child process, as the supervisor calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clinloop.errors import BadInput, BadPredictions, Refusal
+from clinloop.scoring import service
+from clinloop.scoring.classification import METRICS
+from clinloop.scoring.service import ChildLimits
+
+CLASSES = ["MEL", "NV", "BCC"]
+ALL = [metric.of("MEL") if metric.per_class else metric.name for metric in METRICS]
+TruthRows = list[tuple[str, str, str]]
+
+
+@pytest.fixture(scope="module")
+def truth() -> TruthRows:
+    random = np.random.default_rng(0)
+    return [(f"c{index:011x}", f"g{index // 2}", CLASSES[random.integers(0, 3)]) for index in range(120)]
+
+
+def predict(truth: TruthRows, *, skill: float, seed: int = 1) -> bytes:
+    random = np.random.default_rng(seed)
+    rows: dict[str, list[float]] = {}
+    for case_id, _, label in truth:
+        scores = random.random(3)
+        scores[CLASSES.index(label)] += skill
+        rows[case_id] = list(scores / scores.sum())
+    return service.probabilities_csv(rows, CLASSES)
+
+
+@pytest.fixture
+def score(truth: TruthRows) -> Callable[..., service.ScoreResult]:
+    def call(predictions: Path | bytes, **options: object) -> service.ScoreResult:
+        settings: dict[str, object] = {"metrics": ["macro_auc"], "intervals": False, **options}
+        return service.score_predictions(predictions, truth, classes=CLASSES, primary="macro_auc", **settings)  # pyright: ignore[reportArgumentType]
+
+    return call
+
+
+def test_a_score_has_everything_that_a_run_records(truth: TruthRows, tmp_path: Path) -> None:
+    file, truth_file = tmp_path / "predictions.csv", tmp_path / "val_truth.csv"
+    file.write_bytes(predict(truth, skill=0.5))
+    truth_file.write_text("case_id,group,label\n" + "".join(",".join(row) + "\n" for row in truth), encoding="utf-8")
+    result = service.score_predictions(
+        file,
+        truth_file,
+        classes=CLASSES,
+        metrics=ALL,
+        primary="macro_auc",
+        operating_rule="sensitivity>=0.9",
+        resamples=200,
+        seed=7,
+    )
+    assert set(result.metrics) == set(ALL)
+    for estimate in result.metrics.values():
+        assert estimate.value is not None
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.low <= estimate.value <= estimate.high
+    assert result.primary == result.metrics["macro_auc"].value
+    assert result.operating_points["MEL"].sensitivity >= 0.9
+    assert [row.n for row in result.per_class] == [sum(label == name for _, _, label in truth) for name in CLASSES]
+    assert result.per_class[0].sensitivity == result.metrics["sensitivity_MEL"].value
+    assert sum(map(sum, result.confusion)) == result.n == 120
+    assert (result.groups, result.resamples, result.seed) == (60, 200, 7)
+    assert json.loads(json.dumps(result.as_json(), allow_nan=False))["metrics"]["macro_auc"]["value"] == result.primary
+
+
+def test_the_same_seed_gives_the_same_result(truth: TruthRows, score: Callable[..., service.ScoreResult]) -> None:
+    data = predict(truth, skill=0.3)
+    first, second, other = (score(data, intervals=True, resamples=100, seed=seed) for seed in (1, 1, 2))
+    assert first == second
+    assert first.metrics["macro_auc"].low != other.metrics["macro_auc"].low
+
+
+def test_few_groups_and_absent_classes_are_said(truth: TruthRows) -> None:
+    few = [row for row in truth if row[2] != "BCC"][:20]
+    result = service.score_predictions(
+        predict(few, skill=0.4), few, classes=CLASSES, metrics=["auc_BCC"], primary="macro_auc", resamples=50
+    )
+    assert result.metrics["auc_BCC"] == service.Estimate(None)
+    assert "BCC" not in result.operating_points
+    assert len(result.notes) >= 2
+    assert "2 of 3" in " ".join(result.notes)
+
+
+def test_one_group_has_no_interval(truth: TruthRows) -> None:
+    one = [(case_id, "g", label) for case_id, _, label in truth]
+    result = service.score_predictions(
+        predict(one, skill=0.4), one, classes=CLASSES, metrics=[], primary="macro_auc", resamples=50
+    )
+    assert result.metrics["macro_auc"].value is not None
+    assert (result.metrics["macro_auc"].low, result.resamples) == (None, 0)
+    pairs = service.compare(
+        predict(one, skill=0.1), predict(one, skill=0.4), one, classes=CLASSES, metrics=["macro_auc"], resamples=50
+    )
+    assert (pairs[0].p, pairs[0].p_gain, pairs[0].difference.low) == (None, None, None)
+
+
+def test_cases_without_a_group_are_groups_of_their_own(truth: TruthRows) -> None:
+    alone = [(case_id, "", label) for case_id, _, label in truth]
+    result = service.score_predictions(
+        predict(alone, skill=0.4), alone, classes=CLASSES, metrics=[], primary="f1", intervals=False
+    )
+    assert result.groups == 120
+
+
+def test_a_better_run_is_accepted_and_a_copy_is_not(truth: TruthRows) -> None:
+    weak, strong = predict(truth, skill=0.2), predict(truth, skill=0.8)
+
+    def decide(run: bytes, incumbent: bytes | None, **options: object) -> service.Decision:
+        return service.decide(
+            run,
+            incumbent,
+            truth,
+            classes=CLASSES,
+            primary="macro_auc",
+            resamples=300,
+            **options,  # pyright: ignore[reportArgumentType]
+        )
+
+    assert decide(weak, None).reason == "baseline"
+    assert decide(strong, weak, guards={"auc_MEL": 0.02, "brier": 0.0}).reason == "better"
+    assert decide(weak, strong).reason == "not_better"
+    assert decide(strong, strong, mode="paper").reason == "not_better"
+
+
+def test_final_scores_use_the_given_operating_points_and_fix_none(truth: TruthRows) -> None:
+    initial, refined = predict(truth, skill=0.2), predict(truth, skill=0.8)
+    point = {"rule": "youden", "class_name": "MEL", "threshold": 0.0, "sensitivity": 0.5, "specificity": 0.5}
+    sensitivity, nothing, auc = service.final_scores(
+        initial,
+        refined,
+        truth,
+        classes=CLASSES,
+        metrics=["sensitivity_MEL", "sensitivity_NV", "macro_auc"],
+        operating_points_initial={"MEL": point},
+        operating_points_refined={"MEL": point | {"threshold": 1.1}},
+        resamples=400,
+        unit="lesion",
+    )
+    assert (sensitivity.initial.value, sensitivity.refined.value) == (1.0, 0.0)
+    assert sensitivity.difference.value == -1.0
+    assert (nothing.initial.value, nothing.p) == (None, None)
+    assert auc.initial.value is not None
+    assert auc.refined.value is not None
+    assert auc.difference.value == auc.refined.value - auc.initial.value
+    assert auc.difference.low is not None
+    assert auc.difference.low > 0
+    assert auc.p == pytest.approx(2 / 401)
+    assert (auc.n, auc.groups, auc.unit, auc.resamples, auc.direction) == (120, 60, "lesion", 400, "higher")
+
+
+def test_probabilities_come_back_exactly(truth: TruthRows) -> None:
+    data = predict(truth, skill=0.5)
+    rows = service.read_probabilities(data, CLASSES, expected=[case_id for case_id, _, _ in truth])
+    assert service.probabilities_csv(rows, CLASSES) == data
+
+
+def test_offences_and_unknown_names_arrive_as_what_they_are(
+    truth: TruthRows, score: Callable[..., service.ScoreResult]
+) -> None:
+    data = predict(truth, skill=0.5)
+    with pytest.raises(BadPredictions, match="1 issued case is missing"):
+        score(data[: data.rstrip(b"\n").rindex(b"\n") + 1])
+    with pytest.raises(BadInput, match="Unknown metric 'auroc'"):
+        score(data, metrics=["auroc"])
+    with pytest.raises(BadInput, match="Unknown operating-point rule"):
+        score(data, operating_rule="best")
+    with pytest.raises(BadInput, match="positive_class"):
+        score(data, positive_class="SCC")
+
+
+def test_a_bad_truth_is_refused_without_its_labels(truth: TruthRows) -> None:
+    for wrong in ([], [(truth[0][0], "g", "UNK")], [truth[0], truth[0]]):
+        with pytest.raises(BadInput) as caught:
+            service.score_predictions(
+                predict(truth[:1], skill=0.5), wrong, classes=CLASSES, metrics=[], primary="macro_auc"
+            )
+        assert "UNK" not in str(caught.value)
+
+
+@pytest.fixture(params=["missing", "link", "hard link", "pipe", "folder", "device", "sparse", "sparse line"])
+def hostile(request: pytest.FixtureRequest, tmp_path: Path, truth: TruthRows) -> Path:
+    path, good = tmp_path / "predictions.csv", tmp_path / "good.csv"
+    good.write_bytes(predict(truth, skill=0.5))
+    match request.param:
+        case "link":
+            path.symlink_to(good)
+        case "hard link":
+            path.hardlink_to(good)
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "device":
+            return Path("/dev/zero")
+        case "sparse":
+            with path.open("wb") as file:
+                file.truncate(1 << 40)
+        case "sparse line":
+            with path.open("wb") as file:
+                file.write(b"case_id,p_MEL,p_NV,p_BCC\nc0,")
+                file.truncate(1 << 30)
+        case _:
+            pass
+    return path
+
+
+def test_a_file_that_is_not_a_plain_small_file_is_refused_at_once(
+    hostile: Path, score: Callable[..., service.ScoreResult]
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(BadPredictions) as caught:
+        score(hostile)
+    assert str(hostile) not in str(caught.value)
+    with pytest.raises(BadPredictions):
+        service.read_probabilities(hostile, CLASSES)
+    assert time.monotonic() - started < 20
+
+
+def test_a_scoring_process_that_takes_too_long_is_stopped(
+    truth: TruthRows, score: Callable[..., service.ScoreResult]
+) -> None:
+    with pytest.raises(Refusal, match="longer than 1 s") as caught:
+        score(predict(truth, skill=0.5), intervals=True, resamples=20_000_000, limits=ChildLimits(seconds=1))
+    assert type(caught.value) is Refusal
+
+
+def test_a_scoring_process_that_needs_too_much_memory_is_stopped(
+    truth: TruthRows, score: Callable[..., service.ScoreResult]
+) -> None:
+    with pytest.raises(Refusal, match=r"memory.*no score was recorded") as caught:
+        score(predict(truth, skill=0.5), intervals=True, resamples=2_000_000_000)
+    assert type(caught.value) is Refusal
+
+
+def test_a_scoring_process_that_dies_is_reported(truth: TruthRows, score: Callable[..., service.ScoreResult]) -> None:
+    with pytest.raises(Refusal, match="ended without an answer"):
+        score(predict(truth, skill=0.5), limits=ChildLimits(memory_bytes=24 << 20))
+
+
+def test_the_server_side_imports_neither_numpy_nor_scikit_learn() -> None:
+    code = (
+        "import sys, clinloop.scoring.service, clinloop.scoring.classification;"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'numpy', 'sklearn', 'scipy', 'torch'}))"
+    )
+    ended = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_scores_for_an_agent_are_rounded() -> None:
+    assert service.rounded(0.123456) == 0.1235
+    assert service.rounded(None) is None
