@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import sqlite3
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ class Database:
         """Open or create STATE/clinloop.sqlite and bring its schema up to date."""
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = state / "clinloop.sqlite"
+        if not self._file.exists():
+            _create(self._file)
         with self.transaction() as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL) STRICT"
@@ -40,7 +44,6 @@ class Database:
         connection = sqlite3.connect(self._file, timeout=30, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             yield connection
@@ -54,10 +57,29 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite itself rolls back on a full disk
+                    connection.execute("ROLLBACK")
                 raise
-            connection.execute("COMMIT")
+
+
+def _create(file: Path) -> None:
+    """Put an empty file in WAL mode in place; of processes that do so at once, one wins.
+
+    Not done in place: SQLite switches the mode under an exclusive lock for which it does not wait ("database is locked").
+    """
+    temporary = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    connection = sqlite3.connect(temporary)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.close()
+        os.link(temporary, file)
+    except FileExistsError:
+        pass
+    finally:
+        connection.close()
+        temporary.unlink(missing_ok=True)
 
 
 def _statements(script: str) -> Iterator[str]:

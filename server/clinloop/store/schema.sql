@@ -53,6 +53,7 @@ CREATE TABLE run (
 CREATE UNIQUE INDEX one_active_run_per_task ON run (task_id) WHERE ended_at IS NULL;
 
 -- One hash chain per scope ("dataset:NAME" or "task:ID"); the balance of a resource is SUM(amount).
+-- Without rowid: INSERT OR REPLACE on the rowid of an old entry would drop it, and no DELETE trigger fires for that.
 CREATE TABLE ledger (
   scope TEXT NOT NULL,
   seq INTEGER NOT NULL,
@@ -66,7 +67,7 @@ CREATE TABLE ledger (
   hash TEXT NOT NULL,
   PRIMARY KEY (scope, seq),
   CHECK ((resource IS NULL) = (amount = 0))
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE TRIGGER ledger_is_a_chain BEFORE INSERT ON ledger
 WHEN NEW.seq <> (SELECT COALESCE(MAX(seq) + 1, 0) FROM ledger WHERE scope = NEW.scope)

@@ -1,0 +1,57 @@
+"""A process that is killed while it writes: `python doomed.py STATE inside|endless`.
+
+inside    kills itself with SIGKILL in the middle of a transaction that has charged a run but not queued it
+endless   goes from task to task and run to run until somebody kills it; prints a line before it begins
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from pathlib import Path
+
+from clinloop.spec import TaskSpec
+from clinloop.store import ledger
+from clinloop.store.database import Database, utc_now
+from clinloop.store.store import Store
+
+
+def inside(state: Path) -> None:
+    with Database(state).transaction() as connection:
+        ledger.append(connection, "task:t", "reserved", at=utc_now(), resource="run", amount=-1, run="run0")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def endless(state: Path) -> None:
+    store = Store(state)
+    print("ready", flush=True)
+    for n in itertools.count():
+        task_id = f"{os.getpid()}-{n}"
+        store.create_task(
+            task_id=task_id,
+            dataset="skin",
+            request="Tell melanoma from nevus.",
+            spec=TaskSpec(objective="Tell melanoma from nevus."),
+            template="classification",
+            seed=0,
+            settings={},
+            init_key=task_id,
+        )
+        store.open_task(task_id)
+        for attempt in range(4):
+            run, _ = store.reserve_run(
+                task_id=task_id,
+                mode="full",
+                request_id=str(attempt),
+                revision="r1",
+                tree_sha256="",
+                hypothesis="",
+                inputs=[],
+            )
+            store.settle_run(task_id, run.name, "lost", end_reason="server_fault", message="")
+
+
+if __name__ == "__main__":
+    {"inside": inside, "endless": endless}[sys.argv[2]](Path(sys.argv[1]))
