@@ -166,7 +166,7 @@ class Beneath:
             try:
                 with closing(self._open(parts[:-1], FOLDER_FLAGS)) as folder:
                     os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return False
         return True
 

@@ -15,6 +15,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -204,7 +205,7 @@ def data_list(state: StateOption = None) -> None:
     table = Table("name", "layout", "classes", "train", "val", "test")
     for name in Dataset.list_names(services.settings.state):
         dataset = Dataset.load(services.settings.state, name)
-        sums = [str(sum(dataset.custodian_counts.get(split, {}).values())) for split in ("train", "val", "test")]
+        sums = [str(sum(counts.values())) for counts in _counts(dataset).values()]
         table.add_row(name, dataset.record.layout, str(len(dataset.classes)), *sums)
     out.print(table)
 
@@ -384,7 +385,7 @@ def _progress() -> Progress:
 
 
 def _phases(progress: Progress):
-    bars: dict[str, int] = {}
+    bars: dict[str, TaskID] = {}
 
     def report_phase(phase: str, done: int, total: int) -> None:
         if phase not in bars:

@@ -167,7 +167,8 @@ def _frozen(here: TaskContext, store: Store) -> list[Frozen]:
     models: tuple[Model, ...] = ("initial", "refined")
     frozen = [
         Frozen(model, facts["run"], here.folder.final / model, facts["tree_sha256"], facts["checkpoint_sha256"])
-        for model, facts in ((model, sealed[model]) for model in models)
+        for model in models
+        for facts in [sealed[model]]
     ]
     for model in frozen:
         if sha256_file(model.folder / "checkpoint") != model.checkpoint_sha256:

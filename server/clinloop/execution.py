@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from clinloop.beneath import Beneath
 from clinloop.context import Cases, TaskContext
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import BadInput, BadPredictions
-from clinloop.files import Beneath, write_atomic
+from clinloop.files import write_atomic
 from clinloop.paths import RunFolder
 from clinloop.resources import resource
 from clinloop.sandbox.base import Exit, Job, Mount

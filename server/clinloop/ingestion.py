@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from clinloop import supervisor
 from clinloop.datasets import roots
 from clinloop.datasets.dataset import Dataset, stored_name
 from clinloop.errors import BadInput, Refusal, unknown
@@ -106,7 +107,7 @@ def _launch(services: Services, folder: Path, name: str, status: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-I", "-m", "clinloop.ingestion", *arguments],
         cwd="/",
-        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+        env=supervisor.ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from clinloop import context, execution
 from clinloop.context import Cases, TaskContext
 from clinloop.errors import BadPredictions, Refusal, SandboxUnavailable
+from clinloop.files import sha256_file
 from clinloop.paths import RunFolder
 from clinloop.scoring import service
 from clinloop.store.database import utc_now
@@ -143,8 +143,8 @@ def _score(
         store.settle_run(run.task_id, run.name, "failed", end_reason="invalid_predictions", message=message)
         return
     detail = {
-        "predictions_sha256": _sha256(folder.predictions),
-        "checkpoint_sha256": _sha256(folder.checkpoint),
+        "predictions_sha256": sha256_file(folder.predictions),
+        "checkpoint_sha256": sha256_file(folder.checkpoint),
         "seconds": facts.get("train_seconds"),
     }
     if run.mode == "smoke":
@@ -189,8 +189,3 @@ def _abandon(store: Store, here: TaskContext, run: RunRow) -> None:
         "The supervisor of this run died while it trained; the run is refunded while refunds last. Start it again."
     )
     store.settle_run(run.task_id, run.name, "lost", end_reason="supervisor_died", message=message)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

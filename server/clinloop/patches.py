@@ -143,7 +143,7 @@ def apply_patch(patch: FilePatch, text: str | None) -> tuple[str | None, list[st
 
 
 def _parse_header(old: str, new: str) -> FilePatch:
-    old, new = old.split("\t")[0].strip(), new.split("\t")[0].strip()
+    old, new = old.partition("\t")[0].strip(), new.partition("\t")[0].strip()
     nothing = "/dev/null"
     if old == new == nothing:
         raise BadInput(f"The patch has '/dev/null' on both sides: {_FORM}.")
@@ -197,7 +197,8 @@ def _find(bare: list[str], wanted: list[str], said: int, done: int, where: str) 
         raise BadInput(
             f"{where} inserts at line {said}, but the file has {len(bare)} lines or an earlier hunk ends behind it."
         )
-    places = [at for at in range(done, len(bare) - len(wanted) + 1) if bare[at : at + len(wanted)] == wanted]
+    starts = range(done, len(bare) - len(wanted) + 1)
+    places = [at for at in starts if bare[at] == wanted[0] and bare[at : at + len(wanted)] == wanted]
     if len(places) == 1:
         return places[0]
     if places:

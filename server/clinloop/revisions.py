@@ -2,7 +2,7 @@
 
 No git program runs, so no hook, filter, attribute or configuration of the workspace or of the user is ever read. Revision r7 is the tag
 `refs/tags/r7`: a new tag is made by link(2), which fails when it exists, so two writers can never both make the same revision. Objects
-and tags are written here and not by dulwich, whose `.lock` files would outlive a killed server.
+and tags are written here and not by dulwich, whose `.lock` files would outlive a killed server; a revision is on the disk before it is told.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from clinloop.errors import NotNow, Unknown, unknown
-from clinloop.files import write_atomic
+from clinloop.files import sync_folder, write_all_atomic, write_atomic
 
 if TYPE_CHECKING:
     from dulwich.object_store import DiskObjectStore
-    from dulwich.objects import Commit, ObjectID, ShaFile
+    from dulwich.objects import Commit, ObjectID, ShaFile, Tree
 
 LOCK_WAIT_S = 10.0
 _AUTHOR = b"clinloop <clinloop@localhost>"
+_EXPORT_TIME = 315_532_800
+"""Modification time of every exported file: 1980-01-01, the oldest that a zip archive can hold."""
 _CONFIG = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
 
 Kind = Literal["initial", "edit", "restore", "outside"]
@@ -116,9 +118,7 @@ class RevisionStore:
 
         store = self._open()
         entries = iter_tree_contents(store, self._commit(name).tree)
-        return dict(
-            sorted((cast("bytes", entry.path).decode(), cast("bytes", entry.sha).decode()) for entry in entries)
-        )
+        return dict(sorted((entry.path.decode(), entry.sha.decode()) for entry in entries))
 
     def read(self, blob: str) -> bytes:
         """Return the content of a blob."""
@@ -128,6 +128,30 @@ class RevisionStore:
         """Return path -> content of a revision."""
         return {path: self.read(blob) for path, blob in self.blobs(name).items()}
 
+    def export(self, revision: str, target: Path) -> None:
+        """Write the files of a revision into a new folder of ours that appears in one step; FileExistsError if it exists."""
+        if target.exists():
+            raise FileExistsError(target)
+        building = target.with_name(f".{target.name}-{secrets.token_hex(6)}")
+        building.mkdir(mode=0o755)
+        for path, content in self.files(revision).items():
+            file = building / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+            file.chmod(0o644)
+        for item in [building, *building.rglob("*")]:
+            if item.is_dir():
+                item.chmod(0o755)
+            os.utime(item, (_EXPORT_TIME, _EXPORT_TIME))
+        building.rename(target)
+
+    def tree_digest(self, revision: str) -> str:
+        """Return the SHA-256 over the sorted lines `path NUL sha256(content)` of a revision's files."""
+        digest = hashlib.sha256()
+        for path, content in self.files(revision).items():
+            digest.update(f"{path}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+        return digest.hexdigest()
+
     def add(self, files: Mapping[str, bytes], *, parent: Revision | None, kind: Kind, summary: str) -> Revision:
         """Record all files of the workspace as the revision after `parent`; the caller holds the lock.
 
@@ -136,9 +160,10 @@ class RevisionStore:
         """
         from dulwich.objects import Blob, Commit
 
-        blobs = {path: self._put(Blob.from_string(content)) for path, content in files.items()}
+        items: list[ShaFile] = [Blob.from_string(content) for content in files.values()]
+        tree = _make_tree({path: item.id for path, item in zip(files, items, strict=True)}, items)
         commit = Commit()
-        commit.tree = self._put_tree(blobs)
+        commit.tree = tree.id
         commit.parents = [cast("ObjectID", parent.commit.encode())] if parent else []
         commit.author = commit.committer = _AUTHOR
         commit.author_time = commit.commit_time = int(time.time())
@@ -146,9 +171,15 @@ class RevisionStore:
         commit.message = f"{summary}\n\nKind: {kind}\n".encode()
         name = f"r{parent.number + 1 if parent else 1}"
         draft = self._folder / f"tag-{secrets.token_hex(6)}"
-        write_atomic(draft, self._put(commit) + b"\n")
+        drafts = {draft: commit.id + b"\n"}
+        for item in [*items, tree, commit]:
+            path = self._folder / "objects" / item.id[:2].decode() / item.id[2:].decode()
+            if not path.exists():
+                drafts[path] = item.as_legacy_object()
+        write_all_atomic(drafts)
         try:
             os.link(draft, self._tag(name))
+            sync_folder(self._tag(name).parent)
         except FileExistsError:
             raise NotNow(
                 f"Revision {name} was recorded by somebody else meanwhile: look at the workspace and repeat the edit."
@@ -159,13 +190,10 @@ class RevisionStore:
 
     def _numbers(self) -> list[int]:
         try:
-            return [
-                int(name[1:])
-                for name in os.listdir(self._folder / "refs" / "tags")
-                if re.fullmatch(r"r[1-9][0-9]*", name)
-            ]
+            names = [path.name for path in (self._folder / "refs" / "tags").iterdir()]
         except FileNotFoundError:
             return []
+        return [int(name[1:]) for name in names if re.fullmatch(r"r[1-9][0-9]*", name)]
 
     def _tag(self, name: str) -> Path:
         return self._folder / "refs" / "tags" / name
@@ -189,27 +217,22 @@ class RevisionStore:
             self._objects = DiskObjectStore(self._folder / "objects")
         return self._objects
 
-    def _put(self, item: ShaFile) -> ObjectID:
-        name = item.id.decode()
-        path = self._folder / "objects" / name[:2] / name[2:]
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True, mode=0o700)
-            write_atomic(path, item.as_legacy_object(), mode=0o400)
-        return item.id
 
-    def _put_tree(self, blobs: Mapping[str, ObjectID]) -> ObjectID:
-        from dulwich.objects import Tree
+def _make_tree(blobs: Mapping[str, ObjectID], items: list[ShaFile]) -> Tree:
+    """Return the tree of path -> blob, its sub-trees appended to `items`."""
+    from dulwich.objects import Tree
 
-        tree, folders = Tree(), dict[str, dict[str, "ObjectID"]]()
-        for path, blob in blobs.items():
-            first, slash, rest = path.partition("/")
-            if slash:
-                folders.setdefault(first, {})[rest] = blob
-            else:
-                tree.add(first.encode(), 0o100644, blob)
-        for name, inner in folders.items():
-            tree.add(name.encode(), 0o040000, self._put_tree(inner))
-        return self._put(tree)
+    tree, folders = Tree(), dict[str, dict[str, "ObjectID"]]()
+    for path, blob in blobs.items():
+        first, slash, rest = path.partition("/")
+        if slash:
+            folders.setdefault(first, {})[rest] = blob
+        else:
+            tree.add(first.encode(), 0o100644, blob)
+    for name, inner in folders.items():
+        items.append(_make_tree(inner, items))
+        tree.add(name.encode(), 0o040000, items[-1].id)
+    return tree
 
 
 def blob_hash(content: bytes) -> str:

@@ -15,8 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clinloop.settings import download_environment
+
 LAUNCH_FILE = "launch.json"
 LOCK_FILE = "supervisor.lock"
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+"""What detached processes get instead of the server's environment, which may hold the client's keys."""
 _log = logging.getLogger("clinloop.supervisor")
 
 
@@ -30,7 +34,7 @@ def launch(folder: Path, *, state: Path, task_id: str, what: str, launch_setting
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "clinloop.supervisor", str(state), task_id, what, str(folder)],
             cwd="/",
-            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+            env=ENVIRONMENT | download_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

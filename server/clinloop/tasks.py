@@ -59,5 +59,5 @@ def _prepare(services: Services, task: TaskRow, dataset: Dataset, template: temp
         if services.store.task(task.id).status != "preparing":
             return
         context.prepare_task_data(dataset, task.spec.target_classes, folder)
-        Workspace(folder.workspace, folder.revisions).create_from(template.folder)
+        Workspace(folder.workspace, folder.revisions).create_from(template.folder, template.files)
         services.store.open_task(task.id)

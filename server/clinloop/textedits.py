@@ -119,6 +119,13 @@ def cap_diff(text: str, cap: int) -> str:
     return f"{kept}… {len(lines) - n_kept:,} more lines of the diff are not shown: use operation 'diff' with one path, or 'view'.\n"
 
 
+def line_around(line: str, pattern: str, *, width: int) -> str:
+    """Return the part of a line, at most about `width` characters, that holds the pattern."""
+    line = line.removesuffix("\n").removesuffix("\r")
+    at = max(0, line.casefold().find(pattern.casefold()) - width // 2) if len(line) > width else 0
+    return ("…" if at else "") + line[at : at + width] + ("…" if at + width < len(line) else "")
+
+
 def _cut(line: str, width: int) -> str:
     line = line.removesuffix("\n").removesuffix("\r")
     return line if len(line) <= width else f"{line[:width]}… (+{len(line) - width:,} characters)"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from clinloop.app import build
-from clinloop.report.verify import verify
 from clinloop.services import Services
 from mcp import Client
 
@@ -50,6 +49,8 @@ async def test_an_agent_takes_a_folder_of_images_to_a_report_that_verifies(servi
 
     report = Path(final["result"]["report"])
     assert report.is_file()
+    from clinloop.report.verify import verify
+
     verification = verify(report.parent)
     assert verification.ok, [check for check in verification.checks if not check.ok]
     stored = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import anyio
 from clinloop import runs
+from clinloop.beneath import Beneath
 from clinloop.errors import BadInput, NotNow
-from clinloop.files import Beneath
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 from clinloop.untrusted import clean_log
