@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from clinloop.sandbox.backends import BACKENDS, load_backend
-from clinloop.sandbox.conformance import CHECKS, Check, run_check
+from clinloop.sandbox.conformance import CHECKS, Check, run_check, why_not
 from clinloop.settings import Settings
 
 pytestmark = pytest.mark.sandbox
@@ -14,10 +14,8 @@ pytestmark = pytest.mark.sandbox
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name.replace(" ", "_"))
 def test_backend_keeps_its_promise(name: str, check: Check, tmp_path: Path) -> None:
     sandbox = load_backend(name, Settings(state=tmp_path / "state", cache=tmp_path / "cache"))
-    if check.needs_isolation and not sandbox.isolates:
-        pytest.skip(f"backend {name!r} isolates nothing and does not promise that")
-    if not (probe := sandbox.probe()).usable:
-        pytest.skip(f"backend {name!r} cannot run here: {probe.problem} {probe.fix}")
+    if reason := why_not(check, sandbox):
+        pytest.skip(reason)
     folder = tmp_path / "check"
     folder.mkdir(mode=0o700)
     run_check(check, sandbox, folder)

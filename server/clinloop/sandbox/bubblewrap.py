@@ -175,10 +175,7 @@ class Bubblewrap:
         own = self._jobs.get(ref)
         if own is None:
             return wait_for_stranger(self._records, ref, timeout_s)
-        ended = own.follow(timeout_s)
-        if ended:
-            self._records.save(ref, own.record)
-        return ended
+        return own.follow(timeout_s, ended=lambda record: self._records.save_end(ref, record))
 
     def stop(self, ref: str) -> None:
         """End every process of the job and release what it held; its writable folders are plain folders of ours afterwards."""
@@ -203,14 +200,14 @@ def _find_obstacle() -> tuple[str, str]:
 
 
 def _exit_code(process: subprocess.Popen[bytes], status: Path) -> int:
-    """Read the exit status from bwrap's status file; 137 when bwrap itself was killed.
+    """Read the exit status from bwrap's status file; 137 when bwrap itself was killed, also by another process that cleaned up.
 
     Raises:
         SandboxUnavailable: bwrap gave up before it started the command.
     """
+    if process.returncode < 0:
+        return KILLED
     for line in status.read_text(encoding="ascii").splitlines():
         if "exit-code" in (document := json.loads(line)):
             return int(document["exit-code"])
-    if process.returncode < 0:
-        return KILLED
     raise SandboxUnavailable("bubblewrap could not set the sandbox up; the log of the job says why.")

@@ -17,6 +17,8 @@ class Check(NamedTuple):
     run: Callable[[Bench], None]
     needs_isolation: bool
     """Whether a backend that isolates nothing may fail it."""
+    needs_cap: str = ""
+    """The resource of Probe.tiers that must be capped by the kernel, not by a watcher."""
 
     @property
     def name(self) -> str:
@@ -49,14 +51,15 @@ CHECKS = [
     Check(resources.full_disk_is_capped_and_named, needs_isolation=False),
     Check(resources.holes_and_preallocation_are_capped, needs_isolation=False),
     Check(resources.number_of_files_is_capped, needs_isolation=False),
-    Check(resources.memory_death_of_a_child_is_flagged, needs_isolation=True),
-    Check(resources.scratch_space_is_charged_to_memory, needs_isolation=True),
+    Check(resources.memory_death_of_a_child_is_flagged, needs_isolation=True, needs_cap="memory"),
+    Check(resources.scratch_space_is_charged_to_memory, needs_isolation=True, needs_cap="memory"),
     Check(resources.scratch_space_is_capped, needs_isolation=True),
     Check(resources.scratch_space_is_fresh, needs_isolation=True),
     Check(resources.nothing_else_is_writable, needs_isolation=True),
     Check(resources.fork_bomb_is_bounded_and_ended_quickly, needs_isolation=True),
     Check(resources.processes_are_capped, needs_isolation=True),
-    Check(resources.deleted_open_file_is_capped, needs_isolation=True),
+    Check(resources.deleted_open_files_are_capped, needs_isolation=True, needs_cap="disk"),
+    Check(resources.processor_time_is_capped, needs_isolation=True, needs_cap="cpu"),
     Check(secrets.network_is_unreachable, needs_isolation=True),
     Check(secrets.other_socket_families_are_refused, needs_isolation=True),
     Check(secrets.localhost_works_inside, needs_isolation=False),
@@ -74,6 +77,18 @@ CHECKS = [
     Check(secrets.terminal_input_cannot_be_forged, needs_isolation=True),
     Check(secrets.deadline_cannot_be_evaded, needs_isolation=True),
 ]
+
+
+def why_not(check: Check, sandbox: Sandbox) -> str:
+    """Return why a check does not apply to a backend on this machine, or an empty text."""
+    probe = sandbox.probe()
+    if check.needs_isolation and not sandbox.isolates:
+        return f"backend {sandbox.name!r} isolates nothing and does not promise that"
+    if not probe.usable:
+        return f"backend {sandbox.name!r} cannot run here: {probe.problem} {probe.fix}"
+    if check.needs_cap and probe.tiers[check.needs_cap].startswith("best effort"):
+        return f"{check.needs_cap} is enforced only by {probe.tiers[check.needs_cap]!r} here"
+    return ""
 
 
 def run_check(check: Check, sandbox: Sandbox, folder: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,11 @@ class Records:
         """Write a record in place of the former one, atomically."""
         content = asdict(record) | {"volumes": [volume._asdict() for volume in record.volumes]}
         write_atomic(self.folder(name) / "record.json", json.dumps(content))
+
+    def save_end(self, name: str, record: Record) -> None:
+        """Write how a job ended, for other processes that wait; nothing when one of them released it already."""
+        with suppress(FileNotFoundError):
+            self.save(name, record)
 
     def load(self, name: str) -> Record | None:
         """Return the record of a job; None when it was released; an empty one when its owner died before it held anything."""

@@ -38,8 +38,8 @@ class Running:
         self._memory_bytes, self._memory_group = memory_bytes, memory_group
         self._is_out_of_memory = self._is_disk_full = False
 
-    def follow(self, timeout_s: float) -> Exit | None:
-        """Drain for at most timeout_s seconds; return the exit as soon as there is one.
+    def follow(self, timeout_s: float, *, ended: Callable[[Record], None]) -> Exit | None:
+        """Drain for at most timeout_s seconds; return the exit as soon as there is one, after `ended` was called with it once.
 
         Raises:
             SandboxUnavailable: the sandbox ended before the job's command began.
@@ -48,6 +48,7 @@ class Running:
             self._check_disk()
             killed = self._memory_group is not None and cgroups.count_oom_kills(self._memory_group) > 0
             self.record.exit = Exit(self._code(), killed or self._is_out_of_memory, self._is_disk_full)
+            ended(self.record)
         return self.record.exit
 
     def _check(self) -> None:

@@ -126,11 +126,12 @@ class Unisolated:
         own = self._jobs.get(ref)
         if own is None:
             return wait_for_stranger(self._records, ref, timeout_s)
-        ended = own.follow(timeout_s)
-        if ended:
+
+        def end(record: Record) -> None:
             processes.kill_all(lambda: _members(ref), within_s=_END_S)
-            self._records.save(ref, own.record)
-        return ended
+            self._records.save_end(ref, record)
+
+        return own.follow(timeout_s, ended=end)
 
     def stop(self, ref: str) -> None:
         """End every process of the job that can be found; its writable folders are plain folders of regular files afterwards."""

@@ -95,7 +95,7 @@ def processes_are_capped(bench: Bench) -> None:
 
 
 def full_disk_is_capped_and_named(bench: Bench) -> None:
-    ended = bench.run(f"{_FILL}\nfill('big', 128 << 20); raise SystemExit(1)")
+    ended = bench.run(f"{_FILL}\nfor n in range(16): fill('big%d' % n, 8 << 20)\nraise SystemExit(1)")
     expect(ended.exit.disk_full, f"a full /out ended as {ended.exit}: {ended.log}")
     _expect_small(ended)
 
@@ -111,13 +111,24 @@ def holes_and_preallocation_are_capped(bench: Bench) -> None:
     _expect_small(ended)
 
 
-def deleted_open_file_is_capped(bench: Bench) -> None:
+def deleted_open_files_are_capped(bench: Bench) -> None:
     ended = bench.run(
-        "import os\nf = open('gone', 'wb', buffering=0); os.unlink('gone')\nn = 0\nwhile n < 128: n += f.write(b'x' * (1 << 20)) >> 20\n"
+        "import os\nheld = []\nfor n in range(16):\n held.append(open('gone', 'wb', buffering=0)); os.unlink('gone')\n"
+        " for _ in range(8): held[-1].write(b'x' * (1 << 20))\nprint('all')"
     )
     expect(
-        ended.exit.code != 0 and "No space left" in ended.log, f"128 MB into an unlinked file: {ended.exit} {ended.log}"
+        ended.exit.code != 0 and "No space left" in ended.log, f"128 MB into deleted files: {ended.exit} {ended.log}"
     )
+
+
+def processor_time_is_capped(bench: Bench) -> None:
+    limits = SMALL.model_copy(update={"cpus": 0.5})
+    ended = bench.run(
+        "import os, time\nend = time.monotonic() + 2\nfor _ in range(3):\n if os.fork() == 0: break\n"
+        "while time.monotonic() < end: pass\nos.write(1, b'%f\\n' % time.process_time())\ntime.sleep(0.3)",
+        limits=limits,
+    )
+    expect(sum(map(float, ended.log.split())) < 1.6, f"half a processor gave {ended.log.split()} s in 2 s")
 
 
 def number_of_files_is_capped(bench: Bench) -> None:
