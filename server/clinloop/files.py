@@ -12,10 +12,23 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from clinloop.beneath import FOLDER_FLAGS, Beneath, Entries, Entry, check_path, closing, shown_name, write_all
+from clinloop.beneath import FOLDER_FLAGS, Beneath, Entries, Entry, closing, write_all
 from clinloop.errors import BadInput
+from clinloop.filenames import check_path, shown_name
 
-__all__ = ["Beneath", "Entries", "Entry", "check_path", "harvest", "remove_tree", "shown_name", "write_atomic"]
+__all__ = [
+    "Beneath",
+    "Entries",
+    "Entry",
+    "check_path",
+    "harvest",
+    "remove_tree",
+    "sha256_file",
+    "shown_name",
+    "sync_folder",
+    "write_all_atomic",
+    "write_atomic",
+]
 
 _REPORTED_SKIPS = 100
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from clinloop.beneath import check_path
 from clinloop.errors import BadInput
+from clinloop.filenames import check_path
 from clinloop.textedits import line_end, split_lines
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")

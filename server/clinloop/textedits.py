@@ -1,4 +1,4 @@
-"""Edits of one text and the ways to show them: replace exactly one place, insert lines, number lines, unified diff.
+"""Edits of one text file and the ways to show them: replace exactly one place, insert lines, number lines, unified diff.
 
 Lines end at "\\n" only, so that their numbers agree with every editor; a "\\r" before it belongs to the line's end and is kept.
 """
@@ -17,6 +17,34 @@ _COUNTED_PLACES = 1000
 # difflib is quadratic and worse on repetitive text: longer changes are shown as one block, shorter ones are compared line by line.
 _DIFF_LINES = 1500
 _CONTEXT = 3
+
+
+def decode(content: bytes) -> str | None:
+    """Return the text of a file, None if it is binary."""
+    if b"\0" in content:
+        return None
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def text_of(path: str, content: bytes) -> str:
+    """Return the text of a file; a binary one is refused."""
+    text = decode(content)
+    if text is None:
+        raise BadInput(f"{path} is no UTF-8 text: it can be listed, deleted and restored, but not viewed or edited.")
+    return text
+
+
+def encode(text: str) -> bytes:
+    """Return the bytes of a text that an agent sent; NUL and lone surrogates are refused."""
+    if "\0" in text:
+        raise BadInput("The text holds a NUL character; files of the workspace are UTF-8 text.")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BadInput("The text holds half of a surrogate pair; files of the workspace are UTF-8 text.") from None
 
 
 def split_lines(text: str) -> list[str]:
@@ -106,6 +134,21 @@ def unified_diff(path: str, old: str | None, new: str | None) -> str:
         body = [_shift(line, skip) if line.startswith("@@ ") else line for line in body]
     shown = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in body]
     return f"--- {names[0]}\n+++ {names[1]}\n{''.join(shown)}"
+
+
+def file_diff(path: str, old: bytes | None, new: bytes | None) -> str:
+    """Return the unified diff of one file, or a line of its sizes if it is binary; None = it does not exist on that side."""
+    before, after = (None if side is None else decode(side) for side in (old, new))
+    if (old is not None and before is None) or (new is not None and after is None):
+        sizes = [f"{len(side):,} bytes" if side is not None else "absent" for side in (old, new)]
+        return f"--- a/{path}\n+++ b/{path}\n(binary: {sizes[0]} -> {sizes[1]})\n"
+    return unified_diff(path, before, after)
+
+
+def count_changes(path: str, old: bytes | None, new: bytes | None) -> str:
+    """Return what changed in one file as `train.py +12 -3`."""
+    lines = file_diff(path, old, new).split("\n")[2:]
+    return f"{path} +{sum(line.startswith('+') for line in lines)} -{sum(line.startswith('-') for line in lines)}"
 
 
 def cap_diff(text: str, cap: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from clinloop.beneath import Beneath, check_path, shown_name
+from clinloop.beneath import Beneath
 from clinloop.errors import BadInput, unknown
+from clinloop.filenames import check_path, shown_name
 
 FILE_CAP = 1 << 20
 TOTAL_CAP = 20 << 20
@@ -72,10 +73,11 @@ class WorkFolder:
                 elif root.exists(path):
                     root.delete(path)
 
-    def check_absent(self, paths: Iterable[str]) -> None:
-        """Refuse paths at which something lies that no revision holds: an edit could not be taken back."""
+    def check_absent(self, changes: Changes, files: Mapping[str, bytes]) -> None:
+        """Refuse to change a path at which something lies that is not among the files: it could not be brought back."""
+        folders = {"/".join(path.split("/")[:depth]) for path in files for depth in range(1, path.count("/") + 1)}
         with self._open() as root:
-            for path in paths:
+            for path in changes.keys() - files.keys() - folders:
                 if root.exists(path):
                     raise BadInput(
                         f"{path} exists, but is no part of the revisions (operation 'list' says why): choose another path,"
@@ -126,31 +128,3 @@ def check_limits(files: Mapping[str, bytes]) -> None:
 
 def _too_large(n_files: int, n_bytes: int) -> str:
     return f"The workspace would hold {n_files:,} files of {n_bytes:,} bytes; it holds at most {MAX_FILES} of {TOTAL_CAP:,}: remove some."
-
-
-def decode(content: bytes) -> str | None:
-    """Return the text of a file, None if it is binary."""
-    if b"\0" in content:
-        return None
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def text_of(path: str, content: bytes) -> str:
-    """Return the text of a file; a binary one is refused."""
-    text = decode(content)
-    if text is None:
-        raise BadInput(f"{path} is no UTF-8 text: it can be listed, deleted and restored, but not viewed or edited.")
-    return text
-
-
-def encode(text: str) -> bytes:
-    """Return the bytes of a text that an agent sent; NUL and lone surrogates are refused."""
-    if "\0" in text:
-        raise BadInput("The text holds a NUL character; files of the workspace are UTF-8 text.")
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise BadInput("The text holds half of a surrogate pair; files of the workspace are UTF-8 text.") from None

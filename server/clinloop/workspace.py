@@ -17,8 +17,20 @@ from typing import NamedTuple
 from clinloop.errors import BadInput, NotNow, unknown
 from clinloop.patches import apply_patch, parse_patch
 from clinloop.revisions import Kind, Revision, RevisionStore, blob_hash
-from clinloop.textedits import cap_diff, insert_lines, line_around, numbered, replace_text, split_lines, unified_diff
-from clinloop.workfolder import Changes, FolderState, WorkFolder, check_file_path, check_limits, decode, encode, text_of
+from clinloop.textedits import (
+    cap_diff,
+    count_changes,
+    decode,
+    encode,
+    file_diff,
+    insert_lines,
+    line_around,
+    numbered,
+    replace_text,
+    split_lines,
+    text_of,
+)
+from clinloop.workfolder import Changes, FolderState, WorkFolder, check_file_path, check_limits
 
 __all__ = ["Diff", "EditResult", "FileFacts", "Listing", "Match", "Revision", "Search", "View", "Workspace"]
 
@@ -206,28 +218,18 @@ class Workspace:
         """Return what changed between two revisions (default: from the initial to the present state), for one file or for all."""
         old = self._store.find(since)
         new = self._store.find(until) if until else self.snapshot()
-        before, after = self._store.blobs(old.name), self._store.blobs(new.name)
+        sides = self._sides(old.name, new.name)
         if path:
             path = check_file_path(path)
-            if path not in before and path not in after:
-                raise unknown("file", path, sorted(before.keys() | after.keys()))
-        changed = [
-            name
-            for name in sorted(before.keys() | after.keys())
-            if before.get(name) != after.get(name) and path in {"", name}
-        ]
-        return Diff(old.name, new.name, cap_diff(self._diff_text(old.name, new.name, changed), DIFF_CAP), changed)
+            if path not in sides and not any(path in self._store.blobs(side.name) for side in (old, new)):
+                raise unknown("file", path, self._store.blobs(new.name))
+            sides = {path: sides[path]} if path in sides else {}
+        text = "".join(file_diff(name, *pair) for name, pair in sides.items())
+        return Diff(old.name, new.name, cap_diff(text, DIFF_CAP), list(sides))
 
     def diff_summary(self, since: str, until: str) -> str:
         """Return what changed between two revisions as `train.py +12 -3; …`, at most 200 characters."""
-        lines: dict[str, list[int]] = {}
-        name = ""
-        for line in self._diff_text(since, until).splitlines():
-            if line.startswith(("--- ", "+++ ")):
-                name = line[6:] if line[4:6] in {"a/", "b/"} else name
-            elif line[:1] in {"+", "-"}:
-                lines.setdefault(name, [0, 0])["+-".index(line[0])] += 1
-        return "; ".join(f"{path} +{added} -{removed}" for path, (added, removed) in lines.items())[:200]
+        return "; ".join(count_changes(name, *pair) for name, pair in self._sides(since, until).items())[:200]
 
     def log(self, *, limit: int = 20) -> list[Revision]:
         """Return the newest revisions, newest first."""
@@ -351,8 +353,7 @@ class Workspace:
                 raise BadInput("The edit changes nothing: the workspace is already so.")
             after = {path: content for path, content in (state.files | changes).items() if content is not None}
             check_limits(after)
-            is_folder = {parent for path in state.files for parent in _parents(path)}
-            self._work.check_absent([path for path in changes if path not in state.files and path not in is_folder])
+            self._work.check_absent(changes, state.files)
             try:
                 self._work.write(changes)
                 made = self._store.add(after, parent=newest, kind=kind, summary=summary)
@@ -365,7 +366,7 @@ class Workspace:
                         "The server's disk is full: nothing was changed. Tell the custodian, then repeat the edit."
                     ) from error
                 raise
-        diff = "".join(_diff(path, state.files.get(path), changes[path]) for path in sorted(changes))
+        diff = "".join(file_diff(path, state.files.get(path), changes[path]) for path in sorted(changes))
         return EditResult(
             made.name, summary, cap_diff(diff, DIFF_CAP), sorted(changes), newest.name if is_outside else ""
         )
@@ -384,31 +385,15 @@ class Workspace:
         summary = f"changed outside edit_workspace: {listed}"
         return self._store.add(state.files, parent=newest, kind="outside", summary=summary), True
 
-    def _diff_text(self, since: str, until: str, names: Sequence[str] | None = None) -> str:
+    def _sides(self, since: str, until: str) -> dict[str, tuple[bytes | None, bytes | None]]:
+        """Return path -> (old, new) content of the files that differ between two revisions, sorted by path."""
         before, after = self._store.blobs(since), self._store.blobs(until)
+        changed = [path for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
         read = self._store.read
-        chosen = (
-            [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-            if names is None
-            else names
-        )
-        return "".join(
-            _diff(name, read(before[name]) if name in before else None, read(after[name]) if name in after else None)
-            for name in chosen
-        )
+        return {
+            path: (read(before[path]) if path in before else None, read(after[path]) if path in after else None)
+            for path in changed
+        }
 
     def _content(self, files: Mapping[str, bytes], path: str) -> bytes:
         return files[path] if path in files else self._work.read(path)
-
-
-def _diff(path: str, old: bytes | None, new: bytes | None) -> str:
-    before, after = (None if side is None else decode(side) for side in (old, new))
-    if (old is not None and before is None) or (new is not None and after is None):
-        sizes = [f"{len(side):,} bytes" if side is not None else "absent" for side in (old, new)]
-        return f"--- a/{path}\n+++ b/{path}\n(binary: {sizes[0]} -> {sizes[1]})\n"
-    return unified_diff(path, before, after)
-
-
-def _parents(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

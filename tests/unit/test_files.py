@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from clinloop.errors import BadInput
 from clinloop.files import Beneath, check_path, harvest, remove_tree, shown_name, write_atomic
 
