@@ -41,22 +41,24 @@ class Environment:
     """Version by package name."""
 
 
-def ensure_environment(image: str, cache: Path, *, report: Callable[[str], None]) -> Environment:
+def ensure_environment(
+    image: str, cache: Path, *, report: Callable[[str], None], images: Path | None = None
+) -> Environment:
     """Return the environment of an image, installing it on first use; `report` receives a line whenever there is news.
 
-    Any number of processes may call this at once: one builds, the others wait.
+    Any number of processes may call this at once: one builds, the others wait. `images`: folder of images, by default ours.
 
     Raises:
         Unknown: there is no such image.
         SandboxUnavailable: the packages cannot be downloaded or installed; the text holds the reason.
     """
-    found = find_environment(image, cache)
+    found = find_environment(image, cache, images=images)
     if found:
         return found
-    folder, lock = _place(image, cache)
+    folder, lock = _place(image, cache, images)
     folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with _alone(folder.with_suffix(".lock")):
-        found = find_environment(image, cache)
+        found = find_environment(image, cache, images=images)
         if found:
             return found
         remove_tree(folder)
@@ -77,18 +79,18 @@ def ensure_environment(image: str, cache: Path, *, report: Callable[[str], None]
         }
         write_atomic(folder / _MARKER, json.dumps(facts, indent=1), mode=0o644)
         report(f"The Python environment '{image}' is ready: {len(packages)} packages.")
-    built = find_environment(image, cache)
+    built = find_environment(image, cache, images=images)
     assert built is not None
     return built
 
 
-def find_environment(image: str, cache: Path) -> Environment | None:
+def find_environment(image: str, cache: Path, *, images: Path | None = None) -> Environment | None:
     """Return the environment of an image if it is built, else None.
 
     Raises:
         Unknown: there is no such image.
     """
-    folder, _ = _place(image, cache)
+    folder, _ = _place(image, cache, images)
     try:
         facts = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -116,9 +118,9 @@ def _base_mounts(base: Path) -> tuple[Mount, ...]:
     return () if base.is_relative_to("/usr") else (Mount(base, str(base)),)
 
 
-def _place(image: str, cache: Path) -> tuple[Path, Path]:
+def _place(image: str, cache: Path, images: Path | None) -> tuple[Path, Path]:
     """Return (folder of the environment, locked requirements of the image)."""
-    images = resource("sandbox_images")
+    images = images or resource("sandbox_images")
     known = sorted(path.parent.name for path in images.glob("*/requirements.lock"))
     if image not in known:
         raise unknown("sandbox image", image, known)
