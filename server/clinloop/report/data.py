@@ -5,6 +5,7 @@ Files of a report folder, beside `report.json` and `report.html`:
     evidence/truth.csv      case_id,group,label      every test case once; ids are the random ids of the final run
     evidence/initial.csv    case_id,p_<class>,…      what the baseline predicted for the same cases
     evidence/refined.csv    case_id,p_<class>,…      what the accepted model predicted
+    seal.json               later rows of the task's ledger; one of them holds the SHA-256 of report.json
     ../model/MANIFEST.json  {file name: sha256}      the model folder beside the report folder
 """
 
@@ -368,13 +369,16 @@ class Evidence:
 
 
 def truth_csv(cases: Iterable[tuple[str, str, str]]) -> bytes:
-    """Return evidence/truth.csv for (final case id, group, label); groups get new names by order of id."""
-    names: dict[str, str] = {}
+    """Return evidence/truth.csv for (final case id, group, label); a case without a group becomes a group of its own.
+
+    Groups get new names that keep the order in which the bootstrap draws them, so the evidence gives the very same intervals.
+    """
+    rows = sorted((case_id, f"g{group}" if group else f"c{case_id}", label) for case_id, group, label in cases)
+    names = {group: f"g{place:06d}" for place, group in enumerate(sorted({group for _, group, _ in rows}))}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("case_id", "group", "label"))
-    for case_id, group, label in sorted(cases):
-        writer.writerow((case_id, names.setdefault(group, f"g{len(names):06d}"), label))
+    writer.writerows((case_id, names[group], label) for case_id, group, label in rows)
     return text.getvalue().encode()
 
 

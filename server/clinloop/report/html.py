@@ -79,9 +79,8 @@ def summary_lines(data: ReportData) -> tuple[str, str, str]:
     asked = " ".join(clean(data.request, cap=400).split())
     unchanged = data.incumbent == min(run.number for run in data.runs)
     result = f"On {primary.n:,} test images{grouped}, {_result(primary, unchanged=unchanged)}"
-    for point in data.operating_points:
-        if point.model == "refined":
-            result += _at_threshold(data, point.class_name)
+    sentences = [_at_threshold(data, point.class_name) for point in data.operating_points if point.model == "refined"]
+    result += "".join([sentence for sentence in sentences if sentence][:2])
     meaning = (
         "This is a measurement on one stored data set, for research use only. It does not show that the model is safe or "
         f"useful for patients. Guarantee level {data.guarantee.level} ({data.guarantee.name}): {data.guarantee.meaning}"

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clinloop.report.data import Evidence, ReportData
+from clinloop.files import write_atomic
+from clinloop.report.data import Evidence, LedgerRow, ReportData
 from clinloop.report.html import draw_figures, render_html
 from clinloop.report.model_card import model_card
 
@@ -53,3 +55,14 @@ def write_report(data: ReportData, folder: Path, evidence: Evidence) -> ReportPa
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return ReportPaths(html=folder / "report.html", json=folder / "report.json", model_card=folder / "model_card.md")
+
+
+def seal_report(folder: Path, task_ledger: Sequence[LedgerRow]) -> None:
+    """Write seal.json: the rows that the task's ledger got after the report, which must hold `report_sha256`.
+
+    It lets `verify` find the head that the last tool reply showed, and any change of report.json.
+    """
+    head = json.loads((folder / "report.json").read_bytes())["ledger_head"]
+    hashes = [row.hash for row in task_ledger]
+    rows = [row.model_dump(mode="json") for row in task_ledger[hashes.index(head) + 1 :]]
+    write_atomic(folder / "seal.json", json.dumps(rows, indent=1))

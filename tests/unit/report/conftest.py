@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+
 from clinloop.report.data import (
     GENESIS,
     AuditItem,
@@ -29,6 +33,8 @@ from clinloop.report.data import (
     sha256_json,
     truth_csv,
 )
+from clinloop.report.write import seal_report, write_report
+from clinloop.scoring import service
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 HOSTILE = (
@@ -38,11 +44,17 @@ HOSTILE = (
 PLAIN = "Class weights by inverse frequency, because the loss hardly sees melanoma and the wish puts melanoma first. "
 
 
+MODEL_FILES = {"checkpoint": b"weights", "clinloop_runtime/io.py": b"pass\n", "predict.py": b"pass\n"}
+MANIFEST = {name: hashlib.sha256(content).hexdigest() for name, content in MODEL_FILES.items()}
+TREES = {"initial": "11" * 32, "refined": "22" * 32}
+CHECKPOINTS = {"initial": "aa" * 32, "refined": MANIFEST["checkpoint"]}
+
+
 class Ledger:
     """Appends rows the way the store does."""
 
-    def __init__(self) -> None:
-        self.rows: list[LedgerRow] = []
+    def __init__(self, rows: list[LedgerRow] | None = None) -> None:
+        self.rows = rows or []
 
     def append(self, scope: str, event: str, *, resource=None, amount=0, run=None, prev=None, **detail) -> str:
         mine = [row for row in self.rows if row.scope == scope]
@@ -121,7 +133,7 @@ def make_runs() -> tuple[RunSummary, ...]:
     return tuple(runs)
 
 
-def make_ledger(evidence: Evidence, runs: tuple[RunSummary, ...], spec_sha256: str, request: str) -> list[LedgerRow]:
+def make_ledger(evidence: Evidence, runs: tuple[RunSummary, ...], spec_sha256: str, request: str) -> Ledger:
     book = Ledger()
     head = book.append("dataset:isic", "ingested", commitment="c0ffee" * 10 + "beef", images=1200)
     task = "task:t-7f3a"
@@ -140,13 +152,17 @@ def make_ledger(evidence: Evidence, runs: tuple[RunSummary, ...], spec_sha256: s
             book.append(task, "refunded", resource="run", amount=1, run=name)
         else:
             book.append(task, "settled", run=name, status=run.status, score=run.primary, decision=run.decision)
-    checkpoints = {"initial": "aa" * 32, "refined": "bb" * 32}
-    book.append(
-        task, "unsealing", run="run9", checkpoints=checkpoints, trees={"initial": "11" * 32, "refined": "22" * 32}
-    )
-    book.append(task, "scored", run="run9", evidence=evidence.digests())
-    book.append(task, "evaluated")
-    return book.rows
+    frozen = {
+        model: {"tree_sha256": TREES[model], "checkpoint_sha256": CHECKPOINTS[model]}
+        for model in ("initial", "refined")
+    }
+    book.append(task, "unsealing", **frozen)
+    book.append(task, "scored", evidence=evidence.digests(), model=MANIFEST)
+    return book
+
+
+def read_truth(evidence: Evidence) -> list[tuple[str, str, str]]:
+    return [tuple(row.split(",")) for row in evidence.truth.decode().splitlines()[1:]]
 
 
 def estimate(value: float, half: float) -> Estimate:
@@ -265,8 +281,8 @@ def make_data(evidence: Evidence, final: tuple[FinalMetric, ...], **changes) -> 
                 CanaryCheck(model="refined", n=24, agreeing=24, largest_difference=2.1e-7),
             ),
             order=(OrderAudit(model="refined", ok=True, detail="64 cases in two orders; largest difference 1e-7"),),
-            trees={"initial": "11" * 32, "refined": "22" * 32},
-            checkpoints={"initial": "aa" * 32, "refined": "bb" * 32},
+            trees=TREES,
+            checkpoints=CHECKPOINTS,
         ),
         "environment": EnvironmentFacts(
             image="cpu",
@@ -276,8 +292,8 @@ def make_data(evidence: Evidence, final: tuple[FinalMetric, ...], **changes) -> 
             tiers={"memory": "cgroup", "network": "none", "disk": "tmpfs", "user": "separate uid"},
             hardware={"cpus": "2", "memory": "8 GiB", "gpu": "none"},
         ),
-        "ledger": tuple(ledger),
-        "ledger_head": ledger[-1].hash,
+        "ledger": tuple(ledger.rows),
+        "ledger_head": ledger.rows[-1].hash,
     }
     return ReportData.model_validate(values | changes)
 
@@ -290,3 +306,59 @@ def evidence() -> Evidence:
 @pytest.fixture(scope="session")
 def data(evidence: Evidence) -> ReportData:
     return make_data(evidence, drawn_metrics())
+
+
+@pytest.fixture(scope="session")
+def scored_data(evidence: Evidence) -> ReportData:
+    """A report whose test scores are those of its evidence."""
+    points = {"initial": 0.11, "refined": 0.17}
+    found = service.final_scores(
+        evidence.initial,
+        evidence.refined,
+        read_truth(evidence),
+        classes=CLASSES,
+        metrics=["macro_auc", "f1", "brier", "auc_MEL", "sensitivity_MEL", "specificity_MEL"],
+        operating_points_initial={"MEL": {"threshold": points["initial"]}},
+        operating_points_refined={"MEL": {"threshold": points["refined"]}},
+        resamples=300,
+        seed=5,
+        unit="lesion",
+    )
+
+    def shown(estimate: service.Estimate) -> Estimate:
+        return Estimate(value=estimate.value, low=estimate.low, high=estimate.high)
+
+    return make_data(
+        evidence,
+        tuple(
+            FinalMetric(
+                name=metric.name,
+                title=metric.name,
+                direction=metric.direction,
+                initial=shown(metric.initial),
+                refined=shown(metric.refined),
+                difference=shown(metric.difference),
+                p=metric.p,
+                n=metric.n,
+                unit=metric.unit,
+                resamples=metric.resamples,
+                seed=metric.seed,
+            )
+            for metric in found
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def honest(scored_data: ReportData, evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task folder as finalize leaves it: model/ and a sealed report/."""
+    task = tmp_path_factory.mktemp("task")
+    for name, content in MODEL_FILES.items():
+        (task / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (task / "model" / name).write_bytes(content)
+    (task / "model" / "MANIFEST.json").write_text(json.dumps(MANIFEST))
+    paths = write_report(scored_data, task / "report", evidence)
+    book = Ledger(list(scored_data.ledger))
+    book.append("task:t-7f3a", "evaluated", report_sha256=hashlib.sha256(paths.json.read_bytes()).hexdigest())
+    seal_report(task / "report", [row for row in book.rows if row.scope == "task:t-7f3a"])
+    return task

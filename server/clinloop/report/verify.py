@@ -1,0 +1,310 @@
+"""The offline check of a report: everything in it that can be computed again is, from the report folder alone.
+
+What it reads in the task's ledger, and where:
+
+    contract    detail.dataset_head, detail.spec_sha256, detail.request
+    reserved    resource, amount, run; detail.revision, detail.hypothesis
+    settled     run; detail.status, detail.score, detail.decision
+    unsealing   detail.initial and detail.refined {tree_sha256, checkpoint_sha256}
+    scored      detail.evidence {file name: sha256}, detail.model {file name: sha256}
+    evaluated   detail.report_sha256; this row comes after the report and is in seal.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import JsonValue, ValidationError
+
+import clinloop
+from clinloop.errors import BadInput
+from clinloop.files import sha256_file
+from clinloop.report.chain import (
+    Check,
+    check_anchor,
+    check_chain,
+    check_head,
+    check_link,
+    check_scopes,
+    check_seal,
+    details,
+    outcome,
+)
+from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, sha256_json
+from clinloop.report.html import render_html
+from clinloop.report.rescore import equal, score_differences
+
+REPORT_CAP_BYTES = 256 << 20
+TOLERANCE = 1e-9
+
+
+class Verification(NamedTuple):
+    """The outcome of `verify`."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return all(check.ok for check in self.checks)
+
+
+def verify(path: Path, *, head: str | None = None) -> Verification:
+    """Check a report folder, or the folder of a report.json; `head` is a ledger head that was noted elsewhere.
+
+    Raises:
+        BadInput: there is no report at `path`, or `head` is no SHA-256.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"There is no report at {path}; give the report folder or its report.json.")
+    if head is not None and not re.fullmatch(r"[0-9a-f]{64}", head):
+        raise BadInput(
+            "--head must be the 64 hexadecimal digits of a ledger head; copy it from a tool reply or a report."
+        )
+    try:
+        if file.stat().st_size > REPORT_CAP_BYTES:
+            raise ValueError(f"it is larger than {REPORT_CAP_BYTES >> 20} MiB")
+        data = ReportData.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Verification(
+            (Check("form", False, f"{error.error_count()} problem(s); first at {where}: {first['msg']}"),)
+        )
+    except ValueError as error:
+        return Verification((Check("form", False, f"report.json cannot be read: {error}"),))
+    return Verification((Check("form", True, f"report format {data.schema_version}"), *_checks(data, file, head)))
+
+
+def _checks(data: ReportData, file: Path, head: str | None) -> Iterator[Check]:
+    folder = file.parent
+    dataset = [row for row in data.ledger if row.scope == f"dataset:{data.dataset.name}"]
+    task = [row for row in data.ledger if row.scope == f"task:{data.task_id}"]
+    yield check_scopes(data, len(dataset) + len(task))
+    yield check_chain("ledger of the dataset", dataset, GENESIS)
+    yield check_chain("ledger of the task", task, str(task[0].detail.get("dataset_head")) if task else "")
+    yield check_link(dataset, task)
+    yield check_head(data, task)
+    later, seal = check_seal(data, file, task)
+    yield seal
+    if head is not None:
+        yield check_anchor(head, dataset, [*task, *later])
+    yield _contract(data, task)
+    yield _commitment(data, dataset)
+    yield _budget(data, task)
+    yield _runs(data, task)
+    yield _choice(data)
+    yield _opened_once([*task, *later])
+    yield _frozen(data, task)
+    yield _model(data, folder.parent / "model", task)
+    evidence = _read_evidence(folder)
+    yield _evidence(evidence, task)
+    yield _scores(data, evidence)
+    yield _page(data, folder / "report.html")
+
+
+def _contract(data: ReportData, task: Sequence[LedgerRow]) -> Check:
+    found = sha256_json(data.spec)
+    detail = details(task, "contract")[-1:]
+    problems = (
+        []
+        if found == data.spec_sha256
+        else [f"the spec gives {found[:16]}…, the report states {data.spec_sha256[:16]}…"]
+    )
+    if not detail:
+        problems.append("the ledger has no contract")
+    for contract in detail:
+        if contract.get("spec_sha256") != found:
+            problems.append("the ledger froze another spec")
+        if contract.get("request") != data.request:
+            problems.append("the ledger holds another request")
+    return outcome("contract", problems, f"spec {found[:16]}…")
+
+
+def _commitment(data: ReportData, dataset: Sequence[LedgerRow]) -> Check:
+    stated = any(data.dataset.commitment in row.detail.values() for row in dataset)
+    problems = [] if stated else ["the dataset's ledger does not hold the commitment that the report states"]
+    return outcome("split commitment", problems, f"{data.dataset.commitment[:16]}…, recorded before the task")
+
+
+def _budget(data: ReportData, task: Sequence[LedgerRow]) -> Check:
+    granted, used, left = Counter[str](), Counter[str](), Counter[str]()
+    problems: list[str] = []
+    for row in task:
+        if row.resource is None:
+            continue
+        (granted if row.run is None else used)[row.resource] += row.amount
+        left[row.resource] += row.amount
+        if left[row.resource] < 0:
+            problems.append(f"row {row.seq} overdraws {row.resource}")
+    stated = data.budget
+    for name, in_ledger, in_report in (
+        ("runs granted", granted["run"], stated.runs_granted),
+        ("runs used", -used["run"], stated.runs_used),
+        ("smoke tests used", -used["smoke"], stated.smoke_used),
+    ):
+        if in_ledger != in_report:
+            problems.append(f"{name}: the ledger gives {in_ledger}, the report states {in_report}")
+    return outcome(
+        "budget", problems, f"{stated.runs_used} of {stated.runs_granted} runs, {stated.smoke_used} smoke tests"
+    )
+
+
+def _runs(data: ReportData, task: Sequence[LedgerRow]) -> Check:
+    problems: list[str] = []
+    stated = {("run" if run.mode == "full" else "smoke") + str(run.number): run for run in data.runs}
+    reserved = {row.run for row in task if row.event == "reserved" and (row.run or "").startswith("run")}
+    full = {name for name in stated if name.startswith("run")}
+    problems += [
+        f"{name} is in the ledger and not in the report" for name in sorted(str(name) for name in reserved - full)
+    ]
+    problems += [f"{name} is in the report and not in the ledger" for name in sorted(full - reserved)]
+    for row in task:
+        run = stated.get(row.run or "")
+        if run is None or row.event not in {"reserved", "settled"}:
+            continue
+        facts: dict[str, JsonValue] = {
+            "revision": run.revision,
+            "hypothesis": run.hypothesis,
+            "status": run.status,
+            "score": run.primary,
+            "decision": run.decision,
+        }
+        for key, value in facts.items():
+            if key in row.detail and not _same(row.detail[key], value):
+                problems.append(f"{row.run}: {key} is {row.detail[key]!r} in the ledger, {value!r} in the report")
+    return outcome("runs", problems, f"{len(data.runs)} runs agree with the ledger")
+
+
+def _choice(data: ReportData) -> Check:
+    problems: list[str] = []
+    accepted = [run for run in data.runs if run.decision == "accepted" and run.mode == "full"]
+    incumbent = next((run for run in accepted if run.number == data.incumbent), None)
+    primary = next((metric for metric in data.final if metric.name == data.primary_metric), None)
+    drop = data.validation_to_test
+    if incumbent is None:
+        problems.append(f"run {data.incumbent} is called refined, but was not accepted")
+    elif not _same(incumbent.primary, drop.validation):
+        problems.append(
+            f"run {data.incumbent} has {incumbent.primary} on validation, the report states {drop.validation}"
+        )
+    if primary is None:
+        problems.append(f"the primary metric {data.primary_metric} has no test value")
+    elif not _same(primary.refined.value, drop.test):
+        problems.append(f"the test value is {primary.refined.value}, the drop is computed from {drop.test}")
+    if drop.test is not None and not _same(drop.validation - drop.test, drop.drop):
+        problems.append(f"the drop is {drop.validation - drop.test}, the report states {drop.drop}")
+    return outcome("choice of the model", problems, f"run {data.incumbent}, accepted on validation")
+
+
+def _opened_once(task: Sequence[LedgerRow]) -> Check:
+    times = [row.at for row in task if row.event.lower() == "unsealing"]
+    problems = [] if len(times) == 1 else [f"the ledger has {len(times)} unsealing events, there must be exactly one"]
+    return outcome("test set opened once", problems, f"at {times[0]}" if times else "")
+
+
+def _frozen(data: ReportData, task: Sequence[LedgerRow]) -> Check:
+    detail = next(iter(details(task, "unsealing")), {})
+    problems: list[str] = []
+    for model in ("initial", "refined"):
+        recorded = detail.get(model)
+        facts = recorded if isinstance(recorded, dict) else {}
+        for what, key, stated in (
+            ("code", "tree_sha256", data.integrity.trees.get(model)),
+            ("checkpoint", "checkpoint_sha256", data.integrity.checkpoints.get(model)),
+        ):
+            if stated is None or facts.get(key) != stated:
+                problems.append(
+                    f"the {what} of the {model} model is not what was frozen before the test set was opened"
+                )
+    return outcome("frozen code and checkpoints", problems, "as recorded before the test set was opened")
+
+
+def _model(data: ReportData, folder: Path, task: Sequence[LedgerRow]) -> Check:
+    manifest = folder / "MANIFEST.json"
+    if not manifest.is_file():
+        return Check("model files", False, "model/MANIFEST.json is not beside the report folder")
+    try:
+        listed: object = json.loads(manifest.read_bytes())
+    except ValueError:
+        listed = None
+    if not isinstance(listed, dict) or not all(_plain_name(name) for name in listed):
+        return Check("model files", False, "MANIFEST.json is no list of plain file names with their SHA-256")
+    present = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} - {"MANIFEST.json"}
+    problems = [f"{name} is not in MANIFEST.json" for name in sorted(present - set(listed))]
+    for name, digest in sorted(listed.items()):
+        if name not in present:
+            problems.append(f"{name} is missing")
+        elif sha256_file(folder / name) != digest:
+            problems.append(f"{name} was changed: it has another SHA-256")
+    if next(iter(details(task, "scored")[-1:]), {}).get("model") != listed:
+        problems.append("MANIFEST.json is not the list in the ledger")
+    if data.integrity.checkpoints.get("refined") not in listed.values():
+        problems.append("no file is the checkpoint that was frozen for the final evaluation")
+    return outcome("model files", problems, f"{len(listed)} files, the frozen checkpoint among them")
+
+
+def _read_evidence(folder: Path) -> Evidence | str:
+    try:
+        files = {name: (folder / "evidence" / f"{name}.csv").read_bytes() for name in ("truth", "initial", "refined")}
+    except OSError as error:
+        return f"evidence/{Path(str(error.filename)).name} cannot be read"
+    return Evidence(**files)
+
+
+def _evidence(evidence: Evidence | str, task: Sequence[LedgerRow]) -> Check:
+    if isinstance(evidence, str):
+        return Check("evidence", False, evidence)
+    recorded = next(iter(details(task, "scored")[-1:]), {}).get("evidence")
+    if not isinstance(recorded, dict):
+        return Check("evidence", False, "the ledger has no scored event with the digests of the evidence")
+    problems = [
+        f"evidence/{name} is not the file that was scored"
+        for name, digest in evidence.digests().items()
+        if recorded.get(name) != digest
+    ]
+    return outcome("evidence", problems, "truth and both predictions are the files that were scored")
+
+
+def _scores(data: ReportData, evidence: Evidence | str) -> Check:
+    if isinstance(evidence, str):
+        return Check("test scores", False, evidence)
+    problems = score_differences(data, evidence, tolerance=TOLERANCE)
+    return outcome(
+        "test scores", problems, f"{len(data.final)} metrics with intervals and p-values computed again, equal"
+    )
+
+
+def _page(data: ReportData, file: Path) -> Check:
+    """Compare the words and numbers of the page; the figures are drawn from the same numbers and left out."""
+    if not file.is_file():
+        return Check("page", False, "report.html is missing")
+    if data.clinloop_version != clinloop.__version__:
+        return Check(
+            "page", True, f"not compared: written by clinloop {data.clinloop_version}, this is {clinloop.__version__}"
+        )
+    found, expected = (
+        _words(page) for page in (file.read_text(encoding="utf-8", errors="replace"), render_html(data, {}))
+    )
+    problems = [] if found == expected else ["report.html does not say what report.json says"]
+    return outcome("page", problems, "report.html says what report.json says")
+
+
+def _words(page: str) -> str:
+    return " ".join(re.sub(r"<figure>.*?</figure>", "", page, flags=re.DOTALL).split())
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return equal(one, other, TOLERANCE)
+    return one == other
+
+
+def _plain_name(name: object) -> bool:
+    return isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
