@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from clinloop import ingestion
 from clinloop.services import Services
 from clinloop.settings import Limits, load_settings
-from PIL import Image
 
 CLASSES = {"nevus": (150, 100, 80), "melanoma": (120, 80, 75), "keratosis": (140, 120, 90)}
 """Mean colours, close enough that a linear model errs."""

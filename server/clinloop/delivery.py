@@ -125,7 +125,7 @@ def run_summaries(store: Store, folder: TaskFolder, task: TaskRow) -> list[repor
                 validations=tuple(validations),
                 incumbent_after=incumbent.number if incumbent else None,
                 inputs=tuple(int(name.removeprefix("run")) for name in run.inputs),
-                claimed=(min if task.spec.primary_metric == "brier" else max)(best) if best else None,
+                claimed=(max if service.is_higher_better(task.spec.primary_metric) else min)(best) if best else None,
             )
         )
     return summaries

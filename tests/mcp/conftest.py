@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from clinloop.app import build
-from clinloop.services import Services
 from mcp import Client
 from mcp.types import CallToolResult
+
+from clinloop.app import build
+from clinloop.services import Services
 
 ERAS = ["2026-07-28", "legacy"]
 SPEC = {"objective": "Tell three kinds of moles apart.", "budget": "demo", "acceptance": "paper"}

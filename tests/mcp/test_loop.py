@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from mcp import Client
+
 from clinloop.app import build
 from clinloop.services import Services
-from mcp import Client
 
 from .conftest import ERAS, Agent
 

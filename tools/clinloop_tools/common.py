@@ -7,15 +7,16 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
-from clinloop.errors import Refusal
-from clinloop.services import Services
-from clinloop.spec import PRESETS
-from clinloop.store.rows import RunRow, TaskRow
 from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
 from pydantic import BaseModel, ConfigDict
+
+from clinloop.errors import Refusal
+from clinloop.services import Services
+from clinloop.spec import PRESETS
+from clinloop.store.rows import RunRow, TaskRow
 
 REPLY_CAP = 9_500
 """Characters of a reply; Codex cuts the middle out of longer ones."""
@@ -35,11 +36,13 @@ State = Annotated[Services, Resolve(_services)]
 """The server's services, injected and invisible to the agent."""
 
 
-class _Value(BaseModel):
+class Value(BaseModel):
+    """Base of everything in a reply: frozen, nothing extra, field docstrings become descriptions."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Budget(_Value):
+class Budget(Value):
     """What a task has left."""
 
     preset: str
@@ -56,7 +59,7 @@ class Budget(_Value):
     """Views of validation errors left."""
 
 
-class Reply(_Value):
+class Reply(Value):
     """What every reply carries."""
 
     status: str
@@ -71,7 +74,7 @@ class Reply(_Value):
     """What is left to spend; absent before a task exists."""
 
 
-class RunView(_Value):
+class RunView(Value):
     """One run."""
 
     run: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop.workspace import EditResult, Workspace
-from pydantic import Field
-
 from clinloop_tools.common import Reply, State, task_facts, tool
 
 Operation = Literal[

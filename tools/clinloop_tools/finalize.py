@@ -6,11 +6,10 @@ import time
 from typing import Annotated, Any
 
 import anyio
-from clinloop import evaluation
-from clinloop.services import Services
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from clinloop.services import Services
 from clinloop_tools.common import Reply, State, task_facts, tool, wait_seconds
 
 
@@ -46,6 +45,8 @@ async def finalize(
     report and the model folder. It takes minutes: the call returns "evaluating"; repeat it, with the same arguments, for the
     stored result. Nothing that the final sandboxes print comes back. Call it when read_validation shows no run worth another try.
     """
+    from clinloop import evaluation  # late: a server must answer its first request within a second
+
     evaluation.start(state, task_id, run)
     deadline = time.monotonic() + wait_seconds(ctx, wait)
     task = state.store.task(task_id)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from clinloop import tasks, templates
-from clinloop.spec import TaskSpec
 from pydantic import Field
 
+from clinloop import tasks, templates
+from clinloop.spec import TaskSpec
 from clinloop_tools.common import Reply, State, task_facts, tool
 
 

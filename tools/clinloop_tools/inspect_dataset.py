@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import anyio
-from clinloop import ingestion
-from clinloop.datasets.dataset import Dataset
-from clinloop.services import Services
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from clinloop import ingestion
+from clinloop.datasets.dataset import Dataset
+from clinloop.services import Services
 from clinloop_tools.common import Reply, State, picture, structured, tool, wait_seconds
 
 PAGE = 40

@@ -7,22 +7,23 @@ import time
 from typing import Annotated, Any, Literal
 
 import anyio
-from clinloop import runs
-from clinloop.beneath import Beneath
-from clinloop.errors import BadInput, NotNow
-from clinloop.services import Services
-from clinloop.store.rows import RunRow
-from clinloop.untrusted import clean_log
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from clinloop_tools import pictures
+from clinloop import runs
+from clinloop.beneath import Beneath
+from clinloop.errors import BadInput, NotNow
+from clinloop.scoring.classification import is_higher_better
+from clinloop.services import Services
+from clinloop.store.rows import RunRow
+from clinloop.untrusted import clean_log
 from clinloop_tools.common import (
     Reply,
     RunView,
     State,
     TaskFacts,
+    Value,
     picture,
     run_view,
     structured,
@@ -35,7 +36,7 @@ LOG_CAP = 5_000
 """Characters of a log in one reply."""
 
 
-class ValidationPoint(Reply.__base__):  # type: ignore[misc]  # the frozen base of all replies
+class ValidationPoint(Value):
     """One validation submission inside training."""
 
     n: int
@@ -115,16 +116,26 @@ async def read_validation(
     runs.recover(state, task_id)
     state.store.task(task_id)
     if view == "figure":
-        return picture(await anyio.to_thread.run_sync(pictures.trajectory, state, task_id))
+        return picture(await anyio.to_thread.run_sync(_draw, state, task_id, None))
     chosen = _choose(state, task_id, run)
     if view == "errors":
-        return picture(await anyio.to_thread.run_sync(pictures.errors, state, task_id, chosen))
+        return picture(await anyio.to_thread.run_sync(_draw, state, task_id, (chosen,)))
     begun = time.monotonic()
     if view == "status" and chosen is not None:
         chosen = await _wait(state, chosen, since, wait_seconds(ctx, wait), ctx)
     facts = task_facts(state, task_id)
     reply = _reply(state, facts, chosen, view, log)
     return structured(reply.model_copy(update={"waited_s": round(time.monotonic() - begun, 1)}))
+
+
+def _draw(services: Services, task_id: str, misses_of: tuple[RunRow | None] | None) -> bytes:
+    from clinloop_tools import pictures  # late: a server must answer its first request within a second
+
+    return (
+        pictures.trajectory(services, task_id)
+        if misses_of is None
+        else pictures.errors(services, task_id, misses_of[0])
+    )
 
 
 def _choose(services: Services, task_id: str, name: str) -> RunRow | None:
@@ -180,9 +191,8 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
     if run is not None:
         points = _validations(services, run)
         scored = [point["score"] for point in points if "score" in point]
-        lower = task.spec.primary_metric == "brier"
         values["cursor"] = _cursor(services, run)
-        values["best_so_far"] = (min(scored) if lower else max(scored)) if scored else None
+        values["best_so_far"] = (max if is_higher_better(task.spec.primary_metric) else min)(scored) if scored else None
         if run.status == "training" and run.deadline_unix:
             values["seconds_left"] = round(max(0.0, run.deadline_unix - time.time()), 1)
         shown = points[-3:] if view == "status" else points[-60:] if view == "curve" else []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from clinloop import runs
-from clinloop.errors import BadInput
 from pydantic import Field
 
+from clinloop import runs
+from clinloop.errors import BadInput
 from clinloop_tools.common import Reply, RunView, State, run_view, task_facts, tool
 
 
