@@ -101,7 +101,7 @@ def _encode_afresh(source: Path, target: Path) -> None:
 
     with Image.open(source) as image:
         if target.suffix == ".jpg":
-            image.save(target, "JPEG", quality=95)
+            image.save(target, "JPEG", quality=95, subsampling=0)
         else:
             image.save(target, "PNG", compress_level=3)
 

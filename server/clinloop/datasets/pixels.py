@@ -5,7 +5,9 @@ Runs in worker processes (see `workers`); the only module that decodes what a st
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
 import re
 import warnings
@@ -23,13 +25,13 @@ CACHE_OFFSET = 128
 """Bytes of the .npy header in front of a cache; numpy writes exactly this much for shapes of up to 20 digits."""
 JPEG_QUALITY = 95
 RULES = {
-    "stored": f"8-bit RGB; JPEG quality {JPEG_QUALITY} where the source was JPEG, else PNG; no EXIF, ICC profile or comment",
+    "stored": f"8-bit RGB; JPEG quality {JPEG_QUALITY} (4:4:4) where the source was JPEG, else PNG; no EXIF, ICC profile or comment",
     "orientation": "EXIF orientation applied to the pixels, then dropped",
     "sixteen_bit": "stretched per image: 0.5th percentile to 0, 99.5th percentile to 255",
     "alpha": "composited on black",
     "other_modes": "gray, palette, CMYK and 1-bit converted to RGB by Pillow",
     "frames": "first frame of several",
-    "cache": "centre square of the stored image, resized with the bicubic filter (antialiased) to px × px",
+    "cache": "Pillow: stored.resize((px, px), BICUBIC, box=centre square), the square side being the shorter side of the image",
 }
 
 _TAG_NAME = re.compile(r"[A-Za-z0-9_ -]{1,40}")
@@ -120,18 +122,17 @@ class PixelStore:
         ) as error:  # decoders raise anything on malformed input: OSError, SyntaxError, ValueError, struct.error, …
             return Unreadable(_reason(error))
         suffix = ".jpg" if facts.is_jpeg else ".png"
-        target = Path(job.target + suffix)
-        options = {"quality": JPEG_QUALITY} if facts.is_jpeg else {"compress_level": 3}
-        image.save(target, "JPEG" if facts.is_jpeg else "PNG", **options)
+        encoded = _encode(image, suffix)
+        Path(job.target + suffix).write_bytes(encoded)
         if job.row is not None:
-            self._write_caches(image, job.row)
+            self._write_caches(encoded, job.row)
         gray = image.convert("L")
         return ImageFacts(
             suffix=suffix,
             pixel_sha256=hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(),
-            file_sha256=hashlib.sha256(target.read_bytes()).hexdigest(),
+            file_sha256=hashlib.sha256(encoded).hexdigest(),
             phash=perceptual_hash(gray),
-            thumbnail=gray.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes(),
+            thumbnail=gray.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR).tobytes(),
             width=facts.width,
             height=facts.height,
             file_bytes=Path(job.source).stat().st_size,
@@ -140,19 +141,29 @@ class PixelStore:
             handling=facts.handling,
         )
 
-    def _write_caches(self, image: Image.Image, row: int) -> None:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image
-        box: tuple[int, int, int, int] | None = (left, top, left + side, top + side)
-        for px, fd in sorted(zip(self._settings.cache_px, self._caches, strict=True), reverse=True):
-            # The smaller cache is made from the larger one: the same picture at a fraction of the work.
-            square = square.resize((px, px), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-            box = None
-            data = square.tobytes()
-            written = os.pwrite(fd, data, CACHE_OFFSET + row * len(data))
-            if written != len(data):
-                raise OSError(28, "No space left on device")
+    def _write_caches(self, encoded: bytes, row: int) -> None:
+        """Write the row of every cache, made from what is stored: predict.py meets the same pixels in the file."""
+        with Image.open(io.BytesIO(encoded)) as image:
+            for px, fd in zip(self._settings.cache_px, self._caches, strict=True):
+                data = centre_square(image, px).tobytes()
+                if os.pwrite(fd, data, CACHE_OFFSET + row * len(data)) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def centre_square(image: Image.Image, px: int) -> Image.Image:
+    """Return the centre square of an image at px × px: the rule of the caches."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.resize((px, px), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+
+
+def _encode(image: Image.Image, suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    if suffix == ".jpg":
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    else:
+        image.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
+
 from clinloop.datasets.dataset import Dataset
 from clinloop.datasets.ingest import IngestOptions, ingest
-from PIL import Image, PngImagePlugin
 
 KEY = b"0123456789abcdef0123456789abcdef"
 ISIC_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
@@ -46,7 +47,7 @@ def write_isic(root: Path, *, per_class: int = 6, leak: bool = False, doubled: b
     exif[0x013B], exif[0x0112] = "Dr. Secret Name", 6  # Artist; orientation: turned by 90°
     truth, metadata = list[list[object]](), list[list[object]]()
     number = 0
-    for at, label in enumerate(ISIC_CLASSES[:-1]):
+    for at in range(8):
         for i in range(per_class):
             for view in range(2):
                 number += 1
@@ -55,21 +56,31 @@ def write_isic(root: Path, *, per_class: int = 6, leak: bool = False, doubled: b
                 image.save(folders["Training"] / f"{name}.jpg", quality=90, **({"exif": exif} if number == 1 else {}))
                 truth.append([name, *(f"{float(at == j)}" for j in range(9))])
                 lesion = "" if i == 2 else f"BCN_{at}{i:03d}"
-                metadata.append([name, "" if i == 0 else 30 + 5 * at, "torso", lesion, "male" if i % 2 else "female", "x"])
+                metadata.append(
+                    [name, "" if i == 0 else 30 + 5 * at, "torso", lesion, "male" if i % 2 else "female", "x"]
+                )
                 if i == 3 and view == 0:  # a sibling beside its original, in a lesion of its own by its metadata
                     sibling = f"{name}_downsampled"
                     draw(number, (30, 22)).save(folders["Training"] / f"{sibling}.jpg")
                     truth.append([sibling, *(f"{float(at == j)}" for j in range(9))])
                     metadata.append([sibling, "", "", "", "", "x"])
-    write_csv(root / "ISIC_2019_Training_GroundTruth.csv", ["image", *ISIC_CLASSES, "score_weight"], [[*row, 1.0] for row in truth])
+    write_csv(
+        root / "ISIC_2019_Training_GroundTruth.csv",
+        ["image", *ISIC_CLASSES, "score_weight"],
+        [[*row, 1.0] for row in truth],
+    )
     header = ["image", "age_approx", "anatom_site_general", "lesion_id", "gender", "extra"]
     write_csv(root / "ISIC_2019_Training_Metadata.csv", header, metadata, "utf-8-sig")
     truth, metadata = [], []
-    for at, label in enumerate(ISIC_CLASSES):
-        for i in range(3):
+    for at in range(9):
+        for _ in range(3):
             number += 1
             name = f"ISIC_{number:07d}"
-            image = draw(number) if not (leak and number % 13 == 0) else draw(1).point(lambda value: min(255, int(value * 1.05) + 4))
+            image = (
+                draw(number)
+                if not (leak and number % 13 == 0)
+                else draw(2).point(lambda value: min(255, int(value * 1.05) + 4))
+            )
             image.save(folders["Test"] / f"{name}.jpg", quality=90)
             truth.append([name, *(int(at == j) for j in range(9))])
             metadata.append([name, 50, "torso", "female"])
@@ -78,7 +89,9 @@ def write_isic(root: Path, *, per_class: int = 6, leak: bool = False, doubled: b
     return root
 
 
-def write_class_folders(root: Path, *, classes: Iterable[str] = ("benign", "malignant"), n: int = 8, seed: int = 0) -> Path:
+def write_class_folders(
+    root: Path, *, classes: Iterable[str] = ("benign", "malignant"), n: int = 8, seed: int = 0
+) -> Path:
     """Write PNGs that carry text chunks."""
     info = PngImagePlugin.PngInfo()
     info.add_text("Author", "Dr. Secret Name")
@@ -93,7 +106,9 @@ def write_class_folders(root: Path, *, classes: Iterable[str] = ("benign", "mali
 def add(tmp_path: Path) -> Add:
     """Add a folder as a dataset of a state folder of this test's own."""
 
-    def add_folder(root: Path, name: str = "data", *, state: Path | None = None, key: bytes = KEY, **options: object) -> Dataset:
+    def add_folder(
+        root: Path, name: str = "data", *, state: Path | None = None, key: bytes = KEY, **options: object
+    ) -> Dataset:
         state = state or tmp_path / "state"
         ingest(root, name, state=state, key=key, options=IngestOptions(**({"cache_px": (16,)} | options)))
         return Dataset.load(state, name)

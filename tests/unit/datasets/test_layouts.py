@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from clinloop.datasets.case import LayoutOptions, LayoutResult
 from clinloop.datasets.layouts import LAYOUTS, choose_layout
 from clinloop.datasets.layouts.folder import Folder
@@ -56,7 +57,9 @@ def test_isic_finds_images_in_doubled_folders(make_isic, tmp_path: Path) -> None
     assert len(read(make_isic(tmp_path, doubled=True)).cases) == 8 * 13 + 8 * 3
 
 
-def test_isic_reports_rows_without_image_images_without_row_and_duplicate_rows(make_isic, tmp_path: Path, picture) -> None:
+def test_isic_reports_rows_without_image_images_without_row_and_duplicate_rows(
+    make_isic, tmp_path: Path, picture
+) -> None:
     root = make_isic(tmp_path)
     (root / "ISIC_2019_Training_Input" / "ISIC_0000001.jpg").unlink()
     picture(9).save(root / "ISIC_2019_Training_Input" / "ISIC_9999999.jpg")
@@ -72,7 +75,11 @@ def test_isic_reports_rows_without_image_images_without_row_and_duplicate_rows(m
 
 
 def test_isic_may_be_grouped_by_another_column_or_not_at_all(isic_root: Path) -> None:
-    assert {case.group for case in read(isic_root, group_by="gender").cases if case.split == "train"} == {"male", "female", None}
+    assert {case.group for case in read(isic_root, group_by="gender").cases if case.split == "train"} == {
+        "male",
+        "female",
+        None,
+    }
     assert {case.group for case in read(isic_root, group_by="none").cases} == {None}
     with pytest.raises(BadInput, match="lesion_id"):
         read(isic_root, group_by="patient_id")
@@ -108,7 +115,9 @@ def test_folders_of_images_and_masks_are_not_taken_for_classes(make_class_folder
         read(make_class_folders(tmp_path, classes=("images", "masks")))
 
 
-def test_class_folders_group_by_patient_in_the_name_by_folder_or_by_expression(make_class_folders, tmp_path: Path, picture) -> None:
+def test_class_folders_group_by_patient_in_the_name_by_folder_or_by_expression(
+    make_class_folders, tmp_path: Path, picture
+) -> None:
     by_name = tmp_path / "by_name"
     by_folder = tmp_path / "by_folder"
     for label in ("a", "b"):
@@ -129,7 +138,11 @@ def test_class_folders_group_by_patient_in_the_name_by_folder_or_by_expression(m
 
 
 def test_classes_are_in_natural_order(make_class_folders, tmp_path: Path) -> None:
-    assert read(make_class_folders(tmp_path, classes=("grade 10", "grade 9", "grade 1"))).classes == ["grade 1", "grade 9", "grade 10"]
+    assert read(make_class_folders(tmp_path, classes=("grade 10", "grade 9", "grade 1"))).classes == [
+        "grade 1",
+        "grade 9",
+        "grade 10",
+    ]
 
 
 @pytest.fixture
@@ -139,22 +152,36 @@ def manifest(tmp_path: Path, picture, make_csv) -> Path:
         folder = tmp_path / f"images_part_{1 + i % 2}"
         folder.mkdir(exist_ok=True)
         picture(i).save(folder / f"ISIC_{i}.jpg")
-    rows = [[f"L{i // 2}", f"ISIC_{i}", "mel" if i < 6 else "nv", 40 + i, f"seen by Dr. {i}", f"2020-01-{i + 1}", i % 2] for i in range(12)]
-    make_csv(tmp_path / "meta.csv", ["lesion_id", "image_id", "dx", "age", "comment", "exam_date", "drain"], rows, "utf-8-sig")
+    rows = [
+        [f"L{i // 2}", f"ISIC_{i}", "mel" if i < 6 else "nv", 40 + i, f"seen by Dr. {i}", f"2020-01-{i + 1}", i % 2]
+        for i in range(12)
+    ]
+    make_csv(
+        tmp_path / "meta.csv",
+        ["lesion_id", "image_id", "dx", "age", "comment", "exam_date", "drain"],
+        rows,
+        "utf-8-sig",
+    )
     return tmp_path
 
 
 def test_a_manifest_is_recognised_by_typical_names_and_shows_no_private_columns(manifest: Path) -> None:
     result = read(manifest)
     assert choose_layout(Folder(manifest), "auto", LayoutOptions()).layout.name == "csv_manifest"
-    assert result.classes == ["mel", "nv"] and len(result.cases) == 12 and len({case.group for case in result.cases}) == 6
+    assert (
+        result.classes == ["mel", "nv"] and len(result.cases) == 12 and len({case.group for case in result.cases}) == 6
+    )
     assert result.group_kind == "lesion" and result.attributes == ["age", "drain"]
     assert "comment" in result.notes[0] and "exam_date" in result.notes[0]
 
 
 def test_columns_of_a_manifest_can_be_named(manifest: Path) -> None:
     result = read(manifest, label_column="drain", group_by="none", attributes=("AGE",))
-    assert result.classes == ["0", "1"] and result.attributes == ["age"] and {case.group for case in result.cases} == {None}
+    assert (
+        result.classes == ["0", "1"]
+        and result.attributes == ["age"]
+        and {case.group for case in result.cases} == {None}
+    )
     with pytest.raises(BadInput, match="no column 'wrong'"):
         read(manifest, label_column="wrong")
     with pytest.raises(BadInput, match="no columns wrong"):
@@ -186,7 +213,11 @@ def test_manifests_named_after_splits_and_a_split_column_keep_the_splits(tmp_pat
     assert Counter(case.split for case in read(tmp_path).cases) == {"train": 6, "test": 2}
     (tmp_path / "test.csv").unlink()
     (tmp_path / "train.csv").unlink()
-    make_csv(tmp_path / "all.csv", ["path", "label", "Split"], [[*row, "Valid" if i == 0 else "train"] for i, row in enumerate(rows)])
+    make_csv(
+        tmp_path / "all.csv",
+        ["path", "label", "Split"],
+        [[*row, "Valid" if i == 0 else "train"] for i, row in enumerate(rows)],
+    )
     assert Counter(case.split for case in read(tmp_path).cases) == {"train": 7, "val": 1}
 
 
