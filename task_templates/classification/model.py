@@ -1,0 +1,83 @@
+"""The network and everything that train.py and predict.py must do alike: decode, prepare, predict, save, load."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build(arch, n_classes, weights=None):
+    """Return a timm network; with `weights`, a folder that holds a file named after `arch`, it starts from that file."""
+    net = timm.create_model(arch, num_classes=n_classes)
+    files = sorted(path for path in weights.glob(f"{arch}*") if path.is_file()) if weights and weights.is_dir() else []
+    if files:
+        given = load_file(files[0]) if files[0].suffix == ".safetensors" else torch.load(files[0], weights_only=True)
+        own = net.state_dict()  # the classifier has another number of classes: leave it out
+        net.load_state_dict({k: v for k, v in given.items() if k in own and own[k].shape == v.shape}, strict=False)
+    net = net.to(DEVICE, memory_format=torch.channels_last)  # the fast layout of convolutions, on CPU too
+    return net, files[0].name if files else "random initialisation"
+
+
+def decode(path, px):
+    """Return an image as (px, px, 3) uint8: the centre square, bicubic, as the server builds its cache."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((px, px), Image.Resampling.BICUBIC, box=box))
+
+
+def decode_all(paths, px):
+    """Return images as (N, px, px, 3) uint8."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda path: decode(path, px), paths)))
+
+
+def prepare(images, mean, std):
+    """Turn uint8 images (B, px, px, 3) into network input (B, 3, px, px)."""
+    x = torch.from_numpy(images).to(DEVICE).permute(0, 3, 1, 2).float() / 255  # (B, 3, px, px), channels last in memory
+    mean, std = torch.tensor(mean, device=DEVICE), torch.tensor(std, device=DEVICE)
+    return (x - mean[:, None, None]) / std[:, None, None]
+
+
+def autocast():
+    """bfloat16 on a GPU, float32 on a CPU."""
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
+
+
+@torch.inference_mode()
+def predict(net, images, mean, std, batch=256):
+    """Return class probabilities (N, n_classes) of uint8 images (N, px, px, 3)."""
+    net.eval()
+    rows = []
+    for start in range(0, len(images), batch):
+        x = prepare(np.ascontiguousarray(images[start : start + batch]), mean, std)  # (B, 3, px, px)
+        with autocast():
+            logits = net(x)  # (B, n_classes)
+        rows.append(logits.float().softmax(dim=1).cpu())
+    return torch.cat(rows).numpy()
+
+
+def save(path, net, about):
+    """Write weights and what predict.py must know about them into one file; it appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, partial, {"about": json.dumps(about)})
+    partial.replace(path)
+
+
+def load(path):
+    """Return the network and the facts of a file that `save` wrote."""
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    net, _ = build(about["arch"], len(about["classes"]))
+    net.load_state_dict(tensors)
+    return net, about

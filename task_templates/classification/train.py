@@ -1,0 +1,89 @@
+"""Train an image classifier until the deadline and keep the weights that the server scores best on validation."""
+
+import math
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from clinloop_runtime import open_session
+from model import DEVICE, autocast, build, decode_all, predict, prepare, save
+
+ON_GPU = DEVICE.type == "cuda"
+ARCH = "convnext_tiny" if ON_GPU else "test_resnet"  # timm name; convnext_tiny: 28 M parameters, test_resnet: 0.4 M
+PX = 224 if ON_GPU else 64  # input side in pixels
+BATCH = 64  # images
+LEARNING_RATE = 1e-4  # peak
+WEIGHT_DECAY = 0.05
+WARMUP = 0.05  # of the training time
+CLIP = 1.0  # gradient norm
+VALIDATIONS = 10  # submissions to the server, spread evenly over the training time
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]; what pretrained weights expect
+
+
+def augment(x):
+    """Change a batch of training inputs (B, 3, px, px) at random; only flips here."""
+    return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
+
+
+def load_images(cases):
+    """Return uint8 images (N, px, px, 3): from the server's cache when there is one of this size."""
+    if (cache := session.cache(PX)) is None:
+        return decode_all([session.image_path(case.case_id) for case in cases], PX)
+    pixels, row = cache
+    return pixels[[row[case.case_id] for case in cases]]
+
+
+session = open_session()
+torch.manual_seed(session.seed)
+rng = np.random.default_rng(session.seed)
+train, val = session.train_cases(), session.val_cases()
+x_train, x_val = load_images(train), load_images(val)  # (N, px, px, 3), (M, px, px, 3) uint8
+y_train = torch.tensor([session.classes.index(case.label) for case in train], device=DEVICE)  # (N,)
+val_ids = [case.case_id for case in val]
+
+net, origin = build(ARCH, len(session.classes), session.weights)
+optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+about = {"arch": ARCH, "classes": session.classes, "px": PX, "mean": MEAN, "std": STD}
+session.log(event="start", arch=ARCH, weights=origin, px=PX, device=str(DEVICE), train=len(train), val=len(val))
+
+
+def validate(step, progress):
+    """Let the server score the network as it is; keep it when it is the best so far."""
+    score = session.validate(val_ids, predict(net, x_val, MEAN, STD))
+    if score.best or not session.checkpoint.exists():
+        save(session.checkpoint, net, about | {"step": step, "score": score.value})
+    session.log(event="epoch", step=step, progress=progress, loss=float(loss), lr=optimizer.param_groups[0]["lr"])
+
+
+begun = time.monotonic()
+predict(net, x_val, MEAN, STD)
+validation_s = time.monotonic() - begun  # a first guess of what the last validation will take
+train_s = 3.0 if session.smoke else session.seconds_left() - 2.0 - 2 * validation_s
+begun = time.monotonic()
+step, next_validation, order = 0, 1 / VALIDATIONS, np.empty(0, dtype=np.int64)
+while (progress := (time.monotonic() - begun) / train_s) < 1:
+    # The schedule follows the clock, not epochs: linear warm-up, then cosine to zero at the deadline.
+    factor = min(1.0, progress / WARMUP) * 0.5 * (1 + math.cos(math.pi * progress))
+    for group in optimizer.param_groups:
+        group["lr"] = LEARNING_RATE * max(factor, 1e-3)
+    if len(order) < BATCH:
+        order = np.concatenate([order, rng.permutation(len(train))])
+    rows, order = order[:BATCH], order[BATCH:]
+    x = augment(prepare(x_train[rows], MEAN, STD))  # (B, 3, px, px)
+    net.train()
+    with autocast():
+        logits = net(x)  # (B, n_classes)
+    loss = F.cross_entropy(logits.float(), y_train[rows])
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+    optimizer.step()
+    step += 1
+    if step % 20 == 0 and not math.isfinite(float(loss)):
+        raise FloatingPointError(f"the loss is {float(loss)} after {step} steps: lower the learning rate")
+    if progress > next_validation:
+        validate(step, progress)
+        next_validation += 1 / VALIDATIONS
+validate(step, 1.0)
+session.log(event="end", steps=step, epochs=step * BATCH / len(train), images_per_s=step * BATCH / train_s)
