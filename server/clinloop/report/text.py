@@ -55,3 +55,8 @@ def verdict(metric: FinalMetric) -> str:
 def short(title: str) -> str:
     """Return a title without its explanation in brackets."""
     return title.split(" (", 1)[0]
+
+
+def explanation(title: str) -> str:
+    """Return what stands in brackets at the end of a title."""
+    return title.removeprefix(short(title)).strip(" ()")

@@ -16,7 +16,7 @@ from clinloop.report.data import Estimate, Evidence, FinalMetric, ReportData, Ru
 from clinloop.report.figures import class_auc_svg, learning_svg, metric_bars_svg, trajectory_png, trajectory_svg
 from clinloop.report.html import draw_figures, render_html, summary_lines
 from clinloop.report.model_card import model_card, plain
-from clinloop.report.text import interval, p_text, signed
+from clinloop.report.text import explanation, interval, p_text, short, signed
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -226,6 +226,8 @@ def test_model_card_is_inert_markdown(data: ReportData) -> None:
 def test_numbers_have_one_style() -> None:
     assert interval(Estimate(value=0.1, low=-0.25, high=0.5), show_sign=True) == "−0.250 to +0.500"
     assert interval(Estimate(value=0.1)) == "–"
+    assert (short("AUC (ties by midranks)"), explanation("AUC (ties by midranks)")) == ("AUC", "ties by midranks")
+    assert (short("Macro F1"), explanation("Macro F1")) == ("Macro F1", "")
     assert (signed(0.0), p_text(0.0004), p_text(0.05), p_text(None)) == ("+0.000", "p < 0.001", "p = 0.050", "p –")
 
 
