@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from clinloop.spec import TaskSpec
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store

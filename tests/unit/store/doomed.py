@@ -1,14 +1,17 @@
-"""A process that is killed while it writes: `python doomed.py STATE inside|endless`.
+"""A process that ends badly while it writes: `python doomed.py STATE inside|endless|full`.
 
 inside    kills itself with SIGKILL in the middle of a transaction that has charged a run but not queued it
 endless   goes from task to task and run to run until somebody kills it; prints a line before it begins
+full      may write no file beyond 1 MiB and tries to; prints the error
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import resource
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -53,5 +56,14 @@ def endless(state: Path) -> None:
             store.settle_run(task_id, run.name, "lost", end_reason="server_fault", message="")
 
 
+def full(state: Path) -> None:
+    store = Store(state)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    try:
+        store.record("dataset:skin", "noted", {"text": "x" * (10 << 20)})
+    except sqlite3.Error as error:
+        print(type(error).__name__, error)
+
+
 if __name__ == "__main__":
-    {"inside": inside, "endless": endless}[sys.argv[2]](Path(sys.argv[1]))
+    {"inside": inside, "endless": endless, "full": full}[sys.argv[2]](Path(sys.argv[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from clinloop.store.database import Database
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store
@@ -80,14 +82,24 @@ def test_a_full_disk_is_reported_as_such_and_leaves_the_store_whole(state: Path,
     store.record("dataset:skin", "noted", {})
     before = store.ledger("dataset:skin")
 
-    with pytest.raises(sqlite3.OperationalError, match="full"), Database(state).transaction() as connection:
-        pages = connection.execute("PRAGMA page_count").fetchone()[0]
-        connection.execute(f"PRAGMA max_page_count = {pages}")
-        connection.execute("CREATE TABLE big (data BLOB)")
-        connection.execute("INSERT INTO big VALUES (zeroblob(10000000))")
+    full = subprocess.run(
+        [sys.executable, str(DOOMED), str(state), "full"], capture_output=True, text=True, timeout=60, check=True
+    )
 
+    assert re.fullmatch(r"OperationalError (database or disk is full|disk I/O error)\n", full.stdout)
     assert store.ledger("dataset:skin") == before
     store.record("dataset:skin", "noted", {})
+
+
+def test_an_error_after_which_sqlite_has_rolled_back_keeps_its_name(state: Path, store: Store) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="gone"), Database(state).transaction() as connection:
+        connection.execute("INSERT INTO migration VALUES ('m998', 'now')")
+        connection.execute(
+            "CREATE TEMP TRIGGER gone BEFORE INSERT ON migration BEGIN SELECT RAISE(ROLLBACK, 'gone'); END"
+        )
+        connection.execute("INSERT INTO migration VALUES ('m999', 'now')")
+    with Database(state).connect() as connection:
+        assert [row["name"] for row in connection.execute("SELECT name FROM migration")] == ["m001_schema"]
 
 
 def test_opening_a_store_again_changes_nothing(state: Path, store: Store, new_task: NewTask) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+
 from clinloop.errors import BudgetExceeded
 from clinloop.store.ledger import GENESIS, row_hash
 from clinloop.store.rows import TaskRow

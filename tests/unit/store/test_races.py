@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
+
 from clinloop.spec import PRESETS
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from clinloop.errors import BudgetExceeded, NotNow, Unknown
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store

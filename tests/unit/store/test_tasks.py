@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from clinloop.errors import NotNow, Unknown
 from clinloop.spec import PRESETS, TaskSpec
 from clinloop.store.rows import RunRow, TaskRow
