@@ -20,6 +20,7 @@ from clinloop.delivery import Frozen, Model, Outcome
 from clinloop.errors import BadInput, BadPredictions, NotNow
 from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.report import data as report
+from clinloop.report.write import seal_report
 from clinloop.scoring import service
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
@@ -131,6 +132,7 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
     delivered = delivery.deliver(here, store, frozen, outcome)
     result = {"outcome": "ok", **delivered.result}
     store.end_evaluation(task_id, "evaluated", result, {"report_sha256": delivered.report_sha256})
+    seal_report(here.folder.report, [report.LedgerRow(**row._asdict()) for row in store.ledger(f"task:{task_id}")])
 
 
 # freeze and rehearse ---------------------------------------------------------------------------------------------
