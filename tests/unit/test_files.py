@@ -50,6 +50,12 @@ def _hostile(root: Path, case: str) -> str:
         case "symlinked middle folder":
             (root / "sub" / "x").symlink_to(root.parent)
             return "sub/x/outside/secret"
+        case "relative symlinked folder":
+            (root / "x").symlink_to("../outside")
+            return "x/secret"
+        case "symlinked folder within the root":
+            (root / "x").symlink_to("sub")
+            return "x/inner.txt"
         case "symlink within the root":
             (root / "x").symlink_to("plain.txt")
         case "dot dot":
@@ -96,6 +102,8 @@ HOSTILE = [
     "symlink to a file",
     "symlinked first folder",
     "symlinked middle folder",
+    "relative symlinked folder",
+    "symlinked folder within the root",
     "symlink within the root",
     "dot dot",
     "dot dot in the middle",
@@ -240,7 +248,7 @@ def test_a_harvest_keeps_its_byte_and_file_limits_and_names_what_it_left(root: P
 def test_no_read_leaves_the_root_while_a_folder_and_a_link_change_places(root: Path, walk: bool) -> None:
     (root / "name").mkdir()
     (root / "name" / "secret").write_bytes(b"harmless")
-    (root / "link").symlink_to(root.parent / "outside")
+    (root / "link").symlink_to("../outside")
     renameat2, exchange, here = ctypes.CDLL(None).renameat2, 2, -100
     names = here, os.fsencode(root / "name"), here, os.fsencode(root / "link"), exchange
     stop = threading.Event()
