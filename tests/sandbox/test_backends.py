@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox import backends
 from clinloop.sandbox.base import Exit, Mount, Probe

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox import cgroups
 from clinloop.sandbox.base import Exit, Job, Mount
@@ -142,7 +143,26 @@ def test_a_job_that_fills_its_log_and_is_stopped_leaves_head_and_tail(bubblewrap
     assert job.log.stat().st_size < 4300
 
 
-def test_a_running_job_ends_with_its_callers_thread_and_its_record_says_so(tmp_path: Path) -> None:
+@pytest.mark.sandbox
+def test_a_sandbox_that_cannot_be_set_up_is_no_exit_of_the_job(bubblewrap: Bubblewrap, tmp_path: Path) -> None:
+    job = Job(**{**Bench(bubblewrap, tmp_path).job("pass").__dict__, "workdir": "/no-such-folder"})
+    bubblewrap.start(job)
+    with pytest.raises(SandboxUnavailable, match="the log of the job says why"):
+        bubblewrap.wait(job.name, 20)
+    bubblewrap.stop(job.name)
+    assert "/no-such-folder" in job.log.read_text()
+
+
+@pytest.mark.sandbox
+def test_a_writable_folder_that_is_not_empty_is_refused(bubblewrap: Bubblewrap, tmp_path: Path) -> None:
+    job = Bench(bubblewrap, tmp_path).job("pass")
+    (job.mounts[-1].source / "earlier").touch()
+    with pytest.raises(SandboxUnavailable, match="must be empty"):
+        bubblewrap.start(job)
+    assert (job.mounts[-1].source / "earlier").exists()
+
+
+def test_waiting_for_a_job_that_nobody_knows_says_that_it_was_killed(tmp_path: Path) -> None:
     assert Bubblewrap(_settings(tmp_path)).wait("never-started", 0) == Exit(137)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from clinloop.sandbox.backends import BACKENDS, load_backend
 from clinloop.sandbox.conformance import CHECKS, Check, run_check, why_not
 from clinloop.settings import Settings

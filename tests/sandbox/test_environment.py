@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from clinloop.errors import SandboxUnavailable, Unknown
 from clinloop.resources import resource
 from clinloop.sandbox.base import Exit

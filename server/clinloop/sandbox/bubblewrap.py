@@ -31,7 +31,10 @@ _BEST_EFFORT = {
     "pids": "best effort: RLIMIT_NPROC",
     "cpu": "best effort: thread counts",
 }
-_FIX = "Needs bubblewrap >= 0.8 and user namespaces (Ubuntu 24.04: an AppArmor profile for bwrap, or kernel.apparmor_restrict_unprivileged_userns=0)."
+_FIX = (
+    "Needs bubblewrap >= 0.8 and user namespaces (Ubuntu 24.04: kernel.apparmor_restrict_unprivileged_userns=0 or a "
+    "profile for bwrap); in a container, root needs --privileged."
+)
 
 
 class Bubblewrap:
@@ -111,8 +114,9 @@ class Bubblewrap:
             self._jobs[job.name] = self._start(job, bwrap)
         except BaseException as error:
             self.stop(job.name)
-            if isinstance(error, OSError):
-                raise SandboxUnavailable(f"The sandbox could not be set up: {error.strerror}.") from error
+            if isinstance(error, OSError | subprocess.SubprocessError):
+                reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+                raise SandboxUnavailable(f"The sandbox could not be set up: {reason}.") from error
             raise
         return job.name
 

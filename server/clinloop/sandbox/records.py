@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -95,7 +96,7 @@ class Records:
         end: ends processes that the record does not know; returns whether all are gone.
 
         Raises:
-            SandboxUnavailable: a process survives SIGKILL.
+            SandboxUnavailable: a process survives SIGKILL, or a folder cannot be settled now; the job stays known and can be released again.
         """
         with self._locked(name) as exists:
             record = self.load(name) if exists else None
@@ -108,5 +109,10 @@ class Records:
                 raise SandboxUnavailable("Processes of a sandbox survive SIGKILL; the machine needs its custodian.")
             cgroups.remove(groups)
             for volume in record.volumes:
-                volume.settle()
+                try:
+                    volume.settle()
+                except (OSError, subprocess.SubprocessError) as error:
+                    raise SandboxUnavailable(
+                        f"What a sandbox wrote could not be collected yet ({type(error).__name__})."
+                    ) from error
             remove_tree(self.folder(name))

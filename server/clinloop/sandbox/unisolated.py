@@ -63,8 +63,9 @@ class Unisolated:
             self._jobs[job.name] = self._start(job)
         except BaseException as error:
             self.stop(job.name)
-            if isinstance(error, OSError):
-                raise SandboxUnavailable(f"The job could not be set up: {error.strerror}.") from error
+            if isinstance(error, OSError | subprocess.SubprocessError):
+                reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+                raise SandboxUnavailable(f"The job could not be set up: {reason}.") from error
             raise
         return job.name
 

@@ -96,6 +96,8 @@ class Volume(NamedTuple):
         The job must be dead. The copy is complete before the original goes, so a repeated call after any interruption loses nothing.
         """
         source, skipped = Path(self.source), list[str]()
+        if not source.exists() and not self._staging.exists():  # the caller deleted it
+            return skipped
         if not self._staging.exists():
             if self.image and Path(self.image).exists() and not os.path.ismount(source):
                 with contextlib.suppress(OSError, subprocess.CalledProcessError):
