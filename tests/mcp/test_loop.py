@@ -25,11 +25,18 @@ async def test_an_agent_takes_a_folder_of_images_to_a_report_that_verifies(servi
         task_id = await agent.begin()
 
         baseline = await agent.run(task_id)
-        assert (baseline["run"], baseline["status"], baseline["decision"]) == ("run0", "succeeded", "accepted"), baseline
+        assert (baseline["run"], baseline["status"], baseline["decision"]) == ("run0", "succeeded", "accepted"), (
+            baseline
+        )
         assert baseline["score"] > 0.5
 
         edited = await agent.call(
-            "edit_workspace", task_id=task_id, operation="replace", path="train.py", old="EPOCHS = 60", new="EPOCHS = 400"
+            "edit_workspace",
+            task_id=task_id,
+            operation="replace",
+            path="train.py",
+            old="EPOCHS = 60",
+            new="EPOCHS = 400",
         )
         assert edited["revision"] == "r2"
         assert (await agent.run(task_id, mode="smoke"))["status"] == "succeeded"

@@ -1,0 +1,108 @@
+"""The command line as its users see it: real processes, real files, one-sentence errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = [
+    ["demo"],
+    ["standin"],
+    ["data"],
+    ["data", "add"],
+    ["data", "list"],
+    ["data", "show"],
+    ["data", "remove"],
+    ["serve"],
+    ["task"],
+    ["task", "list"],
+    ["task", "show"],
+    ["report"],
+    ["verify"],
+    ["doctor"],
+]
+
+
+def clinloop(*arguments: str | Path, state: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "clinloop", *map(str, arguments)]
+    if state is not None:
+        command += ["--state", str(state)]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(Path.home()), "COLUMNS": "200"},
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(command: list[str]) -> None:
+    ended = clinloop(*command, "--help")
+    assert ended.returncode == 0
+    assert "Example: clinloop " + command[0] in ended.stdout
+
+
+def test_a_folder_is_added_listed_shown_and_removed(tmp_path: Path, class_folders: Path) -> None:
+    state = tmp_path / "state"
+    added = clinloop("data", "add", class_folders, "--name", "moles", "--cache-px", "16", state=state)
+    assert added.returncode == 0, added.stderr
+    assert "class_folders" in added.stdout
+    assert "moles" in clinloop("data", "list", state=state).stdout
+    shown = clinloop("data", "show", "moles", state=state)
+    assert "melanoma" in shown.stdout
+    again = clinloop("data", "add", class_folders, "--name", "moles", state=state)
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+    assert clinloop("data", "remove", "moles", "--yes", state=state).returncode == 0
+    assert "moles" not in clinloop("data", "list", state=state).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data", "show", "nothing"], "known: none yet"),
+        (["data", "add", "/nowhere", "--name", "x"], "does not exist"),
+        (["task", "show", "nothing"], "known: none yet"),
+        (["report", "nothing"], "known: none yet"),
+        (["standin", "imagenet", "/tmp/never-written"], "known: isic2019"),
+        (["doctor", "--sandbox", "chroot"], "known: auto, bubblewrap, none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_an_error_is_a_sentence_that_names_what_is_valid(tmp_path: Path, arguments: list[str], said: str) -> None:
+    takes_state = arguments[0] != "standin"
+    ended = clinloop(*arguments, state=tmp_path / "state" if takes_state else None)
+    assert ended.returncode != 0
+    assert said in " ".join(ended.stderr.split())
+    assert "Traceback" not in ended.stderr
+
+
+def test_serving_without_isolation_must_be_accepted_by_flag(tmp_path: Path) -> None:
+    refused = clinloop("doctor", "--sandbox", "none", state=tmp_path / "state")
+    assert refused.returncode == 1
+    assert "--i-accept-no-isolation" in refused.stdout + refused.stderr
+    accepted = clinloop("doctor", "--sandbox", "none", "--i-accept-no-isolation", state=tmp_path / "state")
+    assert accepted.returncode == 0
+    assert "isolates nothing" in accepted.stdout
+
+
+def test_doctor_states_the_guarantee_level_and_its_meaning(tmp_path: Path) -> None:
+    ended = clinloop("doctor", state=tmp_path / "state")
+    assert "L0 honour" in ended.stdout
+    assert "could read the vault" in " ".join(ended.stdout.split())
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "settings.json").write_text('{"sandbx": "auto"}', encoding="utf-8")
+    ended = clinloop("data", "list", state=state)
+    assert ended.returncode == 1
+    assert "known settings" in ended.stderr
+    assert "sandbox" in ended.stderr
