@@ -21,7 +21,7 @@ from clinloop.sandbox.launch import SANDBOX_UID, Launch
 from clinloop.sandbox.logs import LogFile
 from clinloop.sandbox.records import Record, Records
 from clinloop.sandbox.running import KILLED, Running, wait_for_stranger
-from clinloop.sandbox.volumes import TIERS, Volume, choose_volume
+from clinloop.sandbox.volumes import TIERS, Volume, check_empty, choose_volume
 from clinloop.settings import Limits, Settings
 
 _BWRAP_PATH = "/usr/bin:/usr/local/bin:/bin"
@@ -131,6 +131,8 @@ class Bubblewrap:
             for index, mount in enumerate(job.mounts)
             if mount.writable
         ]
+        for volume in volumes:
+            check_empty(Path(volume.source))
         record = Record(groups=cgroups.plan(token, places), volumes=volumes)
         self._records.save(job.name, record)  # before anything is acquired
         groups = cgroups.create(token, places, job.limits)

@@ -16,7 +16,7 @@ from clinloop.sandbox.child import Child
 from clinloop.sandbox.logs import LogFile
 from clinloop.sandbox.records import Record, Records
 from clinloop.sandbox.running import Running, wait_for_stranger
-from clinloop.sandbox.volumes import TIERS, Volume
+from clinloop.sandbox.volumes import TIERS, Volume, check_empty
 from clinloop.settings import Settings
 
 _TIERS = {
@@ -74,6 +74,8 @@ class Unisolated:
         volumes = [
             Volume(str(mount.source), "", "plain", job.limits.out_bytes) for mount in job.mounts if mount.writable
         ]
+        for volume in volumes:
+            check_empty(Path(volume.source))
         record = Record(volumes=volumes, tiers=dict(_TIERS))
         self._records.save(job.name, record)
         (folder / "tmp").mkdir()

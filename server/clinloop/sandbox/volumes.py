@@ -119,14 +119,18 @@ class Volume(NamedTuple):
         return skipped
 
 
+def check_empty(source: Path) -> None:
+    """Refuse a writable folder that holds something, because a job would not see it and `settle` would lose it."""
+    if any(source.iterdir()):
+        raise SandboxUnavailable("The writable folder of a sandbox must be empty when its job starts.")
+
+
 def choose_volume(source: Path, image: Path, cap_bytes: int, uid: int) -> Volume:
     """Attach the hardest kind of capped folder that this machine offers; needs root.
 
     Raises:
-        SandboxUnavailable: the folder is not empty, or neither a loop device nor a tmpfs can be mounted.
+        SandboxUnavailable: neither a loop device nor a tmpfs can be mounted.
     """
-    if any(source.iterdir()):
-        raise SandboxUnavailable("The writable folder of a sandbox must be empty when its job starts.")
     for kind in ("loop", "tmpfs"):
         volume = Volume(str(source), str(image) if kind == "loop" else "", kind, cap_bytes)
         try:
