@@ -5,6 +5,7 @@ The work here is a run of a task that does not exist: the supervisor logs that a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,6 +178,22 @@ def test_the_kill_of_a_supervisor_frees_its_folder_for_the_next(folder: Path, ru
 
     wait_until(lambda: supervisor.is_alive(folder))
     assert [process.pid for process in supervisors(folder)] != [running.pid]
+
+
+def test_a_look_at_the_lock_does_not_turn_a_supervisor_away(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    with (folder / "supervisor.lock").open("w", encoding="utf-8") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)  # as is_alive does, only longer
+        launch(folder)
+        time.sleep(0.1)  # in which the supervisor comes for the lock
+    wait_until(lambda: supervisor.is_alive(folder))
+
+
+def test_threads_of_one_server_may_launch_at_once(folder: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        for launched in [threads.submit(launch, folder) for _ in range(12)]:
+            launched.result()
+    wait_until(lambda: supervisor.is_alive(folder) and len(supervisors(folder)) == 1)
 
 
 def test_work_that_cannot_be_settled_is_logged_and_tried_again(folder: Path, running: Process) -> None:
