@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from clinloop.datasets.dataset import Dataset
 from clinloop.datasets.ingest import IngestOptions, ingest
 from clinloop.datasets.workers import n_workers
-from PIL import Image
 
 CLASSES = 8
 

@@ -34,6 +34,12 @@ MAX_MODEL_CASES = 6000
 """Cases that the metadata-only model sees; more change its AUC little and cost seconds."""
 SUSPICIOUS_AUC = 0.6
 
+_MEASURES: dict[str, Callable[[ImageFacts], int]] = {
+    "width": lambda facts: facts.width,
+    "height": lambda facts: facts.height,
+    "file size": lambda facts: facts.file_bytes,
+}
+
 _Features = npt.NDArray[np.float64]
 _Labels = npt.NDArray[np.intp]
 
@@ -189,7 +195,7 @@ def metadata_model(
         folds = list(
             StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=0).split(np.zeros(len(y)), y, group)
         )
-        columns = {name: _column(entries, name) for name in ("width", "height", "file size", *attributes)}
+        columns = {name: _column(entries, name) for name in (*_MEASURES, "image mode", *attributes)}
         informative = {
             name: column
             for name, column in columns.items()
@@ -213,14 +219,10 @@ def metadata_model(
 
 def _column(entries: Sequence[Entry], name: str) -> _Features:
     """Return one feature as numbers: NaN = missing, text = rank of its value."""
-    measures: dict[str, Callable[[ImageFacts], int]] = {
-        "width": lambda facts: facts.width,
-        "height": lambda facts: facts.height,
-        "file size": lambda facts: facts.file_bytes,
-    }
-    if (measure := measures.get(name)) is not None:
+    if (measure := _MEASURES.get(name)) is not None:
         return np.array([measure(entry.facts) for entry in entries], dtype=np.float64)
-    texts = [entry.case.attributes.get(name, "") for entry in entries]
+    is_mode = name == "image mode"
+    texts = [entry.facts.mode if is_mode else entry.case.attributes.get(name, "") for entry in entries]
     if _is_number(texts):
         return np.array([float(text) if text else np.nan for text in texts], dtype=np.float64)
     ranks = {text: at for at, text in enumerate(sorted(set(texts) - {""}))}

@@ -94,7 +94,8 @@ def _place(folder: Folder) -> tuple[list[_Placed], ExcludedTally]:
     """Tell split, class and deeper folder of every image; doubled folders are passed through at every level."""
     tally = ExcludedTally()
     paths = [PurePosixPath(name).parts for name in folder.images]
-    paths = [parts[common_depth(paths) :] for parts in paths]
+    depth = common_depth(paths)
+    paths = [parts[depth:] for parts in paths]
     has_splits = any(len(parts) > 1 and SPLIT_NAMES.get(parts[0].casefold()) == "train" for parts in paths)
     by_split: dict[Split | None, list[tuple[str, tuple[str, ...]]]] = {}
     for source, parts in zip(folder.images, paths, strict=True):
