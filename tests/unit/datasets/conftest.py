@@ -53,7 +53,11 @@ def write_isic(root: Path, *, per_class: int = 6, leak: bool = False, doubled: b
                 number += 1
                 name = f"ISIC_{number:07d}" + ("_downsampled" if i == 1 else "")
                 image = draw(number)
-                image.save(folders["Training"] / f"{name}.jpg", quality=90, **({"exif": exif} if number == 1 else {}))
+                image.save(
+                    folders["Training"] / f"{name}.jpg",
+                    quality=90,
+                    **({"exif": exif, "comment": b"Dr. Secret Name"} if number == 1 else {}),
+                )
                 truth.append([name, *(f"{float(at == j)}" for j in range(9))])
                 lesion = "" if i == 2 else f"BCN_{at}{i:03d}"
                 metadata.append(
@@ -61,7 +65,7 @@ def write_isic(root: Path, *, per_class: int = 6, leak: bool = False, doubled: b
                 )
                 if i == 3 and view == 0:  # a sibling beside its original, in a lesion of its own by its metadata
                     sibling = f"{name}_downsampled"
-                    draw(number, (30, 22)).save(folders["Training"] / f"{sibling}.jpg")
+                    draw(50_000 + number, (30, 22)).save(folders["Training"] / f"{sibling}.jpg")
                     truth.append([sibling, *(f"{float(at == j)}" for j in range(9))])
                     metadata.append([sibling, "", "", "", "", "x"])
     write_csv(
