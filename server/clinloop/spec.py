@@ -47,13 +47,13 @@ class TaskSpec(_Part):
     """What the clinician's request means, in terms that a server can check and freeze."""
 
     task_type: Literal["classification"] = "classification"
-    """Kind of output: one label per image."""
+    """Kind of output: one label per image. Default classification."""
     objective: str = Field(min_length=10, max_length=2000)
     """The clinical aim in one or two sentences."""
     target_classes: tuple[str, ...] = ()
     """Classes to tell apart; cases of other classes are left out. Default: all classes of the dataset."""
     emphasised_classes: tuple[Emphasis, ...] = ()
-    """Classes that matter most to the clinician, each with the reason."""
+    """Classes that matter most to the clinician, each with the reason. Default: none."""
     risk_preference: Literal["sensitivity_first", "balanced", "specificity_first"] = "balanced"
     """Which error is worse: a miss (sensitivity_first), a false alarm (specificity_first), or neither. Default balanced."""
     primary_metric: str = "macro_auc"
@@ -65,15 +65,15 @@ class TaskSpec(_Part):
     guards: tuple[Guard, ...] = ()
     """Metrics that must not get worse; used by acceptance "guarded". Default: the AUC of each emphasised class, margin 0.02."""
     confounders: tuple[Confounder, ...] = ()
-    """Attributes that could mislead the model, for the report and the clinician."""
+    """Attributes that could mislead the model, for the report and the clinician. Default: none."""
     acceptance: Literal["guarded", "paper"] = "guarded"
     """How a run replaces the incumbent: "guarded" = gain beyond noise and no guard worse; "paper" = strictly better. Default guarded."""
     budget: Literal["paper", "quick", "demo"] = "quick"
     """Budget preset: paper (baseline + 30 runs of 40 min), quick (baseline + 3 of 5 min), demo (baseline + 7 of 24 s). Default quick."""
     assumptions: tuple[str, ...] = ()
-    """What was assumed because the request does not say it."""
+    """What was assumed because the request does not say it. Default: nothing."""
     open_questions: tuple[str, ...] = ()
-    """What the clinician should still answer."""
+    """What the clinician should still answer. Default: nothing."""
 
     def sha256(self) -> str:
         """Return the SHA-256 of the spec in canonical JSON."""
@@ -146,7 +146,8 @@ def freeze(spec: TaskSpec, facts: SpecFacts) -> TaskSpec:
         if confounder.attribute not in facts.attributes:
             valid = ", ".join(facts.attributes) or "none, so leave confounders empty"
             problems.append(f"confounders: {confounder.attribute!r} is no attribute of the dataset; it has: {valid}")
-    # Defaults are made of valid names only: one mistake is one problem.
+    # Defaults and the lists of what is valid are made of valid names only: one mistake is one problem.
+    existing = [name for name in dict.fromkeys(classes) if name in facts.classes] or list(facts.classes)
     emphasised = [item.class_name for item in spec.emphasised_classes if item.class_name in classes]
     reported = spec.reported_metrics or _default_metrics(emphasised)
     guards = spec.guards or tuple(Guard(metric=f"auc_{name}") for name in emphasised)
@@ -157,9 +158,9 @@ def freeze(spec: TaskSpec, facts: SpecFacts) -> TaskSpec:
     ):
         for name in dict.fromkeys(names):
             try:
-                facts.resolve_metric(name, classes)
+                facts.resolve_metric(name, existing)
             except BadInput as error:
-                problems.append(f"{where}: {error}")
+                problems.append(f"{where}: {str(error).rstrip('.')}")
     if (problem := _rule_problem(spec.operating_point)) is not None:
         problems.append(problem)
     if problems:

@@ -1,30 +1,33 @@
-"""What all tools share: the reply, the way refusals reach the agent, and how long a client may wait."""
+"""How a function becomes a tool: annotations, arguments that are checked, errors that the agent can act on, waits that its client survives."""
 
 from __future__ import annotations
 
-import functools
+import difflib
+import errno
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, Resolve
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
-from pydantic import BaseModel, ConfigDict
+from mcp.types import ToolAnnotations
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from clinloop.errors import Refusal
 from clinloop.services import Services
-from clinloop.spec import PRESETS
-from clinloop.store.rows import RunRow, TaskRow
+from clinloop.untrusted import clean
 
-REPLY_CAP = 9_500
-"""Characters of a reply; Codex cuts the middle out of longer ones."""
+NOT_GIVEN: Any = None
+"""Default of a text that may be left out. Its type stays `str`: the SDK takes the text of any other type for JSON where it can."""
 
-DEFAULT_WAIT_S = 20.0
-# Client name -> longest wait in seconds. Source: default tool limits measured with real clients (openai-agents 5 s, TypeScript SDK 60 s,
-# Codex 300 s, Claude Code hours); unknown clients get what the shortest common limit of 60 s allows.
-_WAIT_CAPS = {"claude-code": 600.0, "codex-mcp-client": 240.0, "openai-agents-mcp": 4.0, "gemini-cli-mcp-client": 300.0}
+_ERROR_CAP = 8_000
+# Start of a client's name -> longest wait in seconds. Source: default tool limits measured with real clients: openai-agents 5 s (it goes
+# by the Python SDK's default name), TypeScript SDK 60 s, Codex 300 s, Gemini CLI 600 s, Claude Code hours; clients that are not listed
+# get what the common limit of 60 s allows.
+_WAIT_CAPS = {"claude-code": 600.0, "codex-mcp-client": 240.0, "gemini-cli-mcp-client": 300.0, "mcp": 4.0}
 _WAIT_CAP_UNKNOWN = 45.0
 
 
@@ -36,126 +39,20 @@ State = Annotated[Services, Resolve(_services)]
 """The server's services, injected and invisible to the agent."""
 
 
-class Value(BaseModel):
-    """Base of everything in a reply: frozen, nothing extra, field docstrings become descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Budget(Value):
-    """What a task has left."""
-
-    preset: str
-    """Name of the budget preset."""
-    runs_left: int
-    """Charged runs left."""
-    runs_granted: int
-    """Charged runs granted, the baseline included."""
-    seconds_per_run: int
-    """Wall-clock seconds of one train.py."""
-    smokes_left: int
-    """Free smoke tests left."""
-    error_views_left: int
-    """Views of validation errors left."""
-
-
-class Reply(Value):
-    """What every reply carries."""
-
-    status: str
-    """State of what was asked about, or "ok"."""
-    next_step: str
-    """What to do next."""
-    guarantee: str = "L0"
-    """Guarantee level: L0 = honour (the agent's own shell could read the server's files; its submitted code cannot)."""
-    ledger_head: str = ""
-    """Newest hash of the task's ledger; keep it, it anchors what happened so far."""
-    budget: Budget | None = None
-    """What is left to spend; absent before a task exists."""
-
-
-class RunView(Value):
-    """One run."""
-
-    run: str
-    """Name: run0 is the baseline, then run1 …; smoke tests are smoke1 …"""
-    status: str
-    """queued, training, predicting, scoring, succeeded, failed, stopped or lost."""
-    revision: str
-    """Revision of the workspace that it runs."""
-    hypothesis: str
-    """Why the change should help."""
-    score: float | None = None
-    """Primary metric on validation from predict.py."""
-    decision: str = "none"
-    """accepted, rejected or none."""
-    reason: str = ""
-    """Code of the decision's reason, or of the end."""
-    message: str = ""
-    """One sentence on how it ended."""
-
-
-class TaskFacts(NamedTuple):
-    """A task together with what every reply about it says."""
-
-    task: TaskRow
-    budget: Budget
-    head: str
-
-
-def task_facts(services: Services, task_id: str) -> TaskFacts:
-    """Return a task with its budget and ledger head."""
-    task = services.store.task(task_id)
-    left = services.store.balance(task_id)
-    preset = PRESETS[task.spec.budget]
-    budget = Budget(
-        preset=task.spec.budget,
-        runs_left=left["run"],
-        runs_granted=preset.runs,
-        seconds_per_run=preset.train_seconds,
-        smokes_left=left["smoke"],
-        error_views_left=left["error_view"],
-    )
-    return TaskFacts(task, budget, services.store.head(f"task:{task_id}"))
-
-
-def run_view(run: RunRow) -> RunView:
-    """Return what an agent sees of a run."""
-    return RunView(
-        run=run.name,
-        status=run.status,
-        revision=run.revision,
-        hypothesis=run.hypothesis[:300],
-        score=None if run.score is None else round(run.score, 4),
-        decision=run.decision,
-        reason=run.reason or run.end_reason,
-        message=run.message[:600],
-    )
-
-
 def wait_seconds(ctx: Context[Services], asked: float) -> float:
     """Return how long this client may wait: what it asked for, capped by setting or by its name."""
     params = ctx.session.client_params
-    name = params.client_info.name if params else ""
     configured = ctx.request_context.lifespan_context.settings.wait_cap_s
-    cap = configured if configured is not None else _WAIT_CAPS.get(name, _WAIT_CAP_UNKNOWN)
+    cap = configured if configured is not None else wait_cap(params.client_info.name if params else "")
     return max(0.0, min(asked, cap))
 
 
-def structured(reply: BaseModel) -> CallToolResult:
-    """Return a reply as structured content and as the same JSON in text: clients show the model one or the other."""
-    text = reply.model_dump_json()
-    return CallToolResult(
-        content=[TextContent(type="text", text=text)], structured_content=reply.model_dump(mode="json")
-    )
-
-
-def picture(data: bytes) -> CallToolResult:
-    """Return a PNG as the only content: some clients drop images that stand beside structured content."""
-    import base64
-
-    return CallToolResult(
-        content=[ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type="image/png")]
+def wait_cap(client: str) -> float:
+    """Return the longest wait in seconds that a client of this name survives with its default settings."""
+    if client == "mcp":
+        return _WAIT_CAPS["mcp"]
+    return next(
+        (cap for name, cap in _WAIT_CAPS.items() if client.startswith(name) and name != "mcp"), _WAIT_CAP_UNKNOWN
     )
 
 
@@ -166,12 +63,10 @@ def tool(
     read_only: bool,
     idempotent: bool,
     destructive: bool = False,
-    always_load: bool = True,
 ) -> Tool:
     """Make the tool of a function: all annotations set, unknown arguments refused, refusals shown to the agent."""
-    made = Tool.from_function(
-        _refusing(function),
-        name=function.__name__,
+    made = _Tool.from_function(
+        function,
         title=title,
         description=inspect.cleandoc(function.__doc__ or ""),
         annotations=ToolAnnotations(
@@ -181,7 +76,7 @@ def tool(
             idempotent_hint=idempotent,
             open_world_hint=False,
         ),
-        meta={"anthropic/alwaysLoad": always_load},
+        meta={"anthropic/alwaysLoad": True},  # Claude Code would show the model only the names of tools
     )
     arguments = made.fn_metadata.arg_model
     arguments.model_config["extra"] = "forbid"  # the SDK would drop a misspelt argument silently
@@ -190,24 +85,76 @@ def tool(
     return made
 
 
-def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn refusals into tool errors, the only exceptions whose text reaches the agent."""
-    if inspect.iscoroutinefunction(function):
+class _Tool(Tool):
+    """A tool whose errors say what was wrong, what is valid and what to do next."""
 
-        @functools.wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return await function(*args, **kwargs)
-            except Refusal as refusal:
-                raise ToolError(str(refusal)) from refusal
-
-        return call_async
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
+        given = {name: value for name, value in arguments.items() if value is not None}  # null means "not given"
         try:
-            return function(*args, **kwargs)
-        except Refusal as refusal:
-            raise ToolError(str(refusal)) from refusal
+            return await super().run(given, context, convert_result)
+        except ToolError as error:
+            cause, is_crash = error.__cause__, isinstance(error, UnexpectedToolError)
+            if isinstance(cause, Refusal):
+                text = str(cause)
+            elif isinstance(cause, ValidationError) and not is_crash:
+                text = explain(cause, self.parameters)
+            elif isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+                text = "The server's disk is full; tell the custodian, then repeat the call."
+            elif is_crash:
+                raise UnexpectedToolError(
+                    f"Error executing tool {self.name}: a fault of the server, which its log describes. Repeat the call once; "
+                    "if it fails again, tell the custodian."
+                ) from cause
+            else:
+                raise
+            raise ToolError(f"Error executing tool {self.name}: {clean(text, cap=_ERROR_CAP)}") from cause
 
-    return call
+
+def explain(error: ValidationError, schema: dict[str, Any]) -> str:
+    """Return what is wrong with the arguments of a call, all of it at once, and what is valid."""
+    found = error.errors(include_url=False, include_context=True)
+    problems = [_problem(item, schema) for item in found[:12]] + (
+        [f"and {len(found) - 12} more"] if len(found) > 12 else []
+    )
+    required = schema.get("required", [])
+    names = ", ".join(f"{name} (required)" if name in required else name for name in schema["properties"])
+    return f"Wrong arguments, so nothing was done: {'; '.join(problems)}. The arguments are: {names}. Correct the call and repeat it."
+
+
+def _problem(found: ErrorDetails, schema: dict[str, Any]) -> str:
+    where = clean(".".join(map(str, found["loc"])), cap=120)
+    match found["type"]:
+        case "extra_forbidden":
+            valid = _field_names(schema, found["loc"][:-1])
+            close = difflib.get_close_matches(str(found["loc"][-1]), valid, n=1)
+            guess = f" (did you mean {close[0]}?)" if close else ""
+            fields = (
+                f"; {'.'.join(map(str, found['loc'][:-1]))} has the fields {', '.join(valid)}"
+                if found["loc"][1:]
+                else ""
+            )
+            return f"there is no {where}{guess}{fields}"
+        case "missing":
+            return f"{where} is missing"
+        case "literal_error":
+            return f"{where} is {_shown(found['input'])}, but must be {found.get('ctx', {}).get('expected', 'one of the listed')}"
+        case _:
+            message = re.sub(r"^(Input|String|List|Tuple|Value error,) ", "", found["msg"])
+            if "instance of" in message:  # names a class of ours
+                message = "should be an object with the fields " + ", ".join(_field_names(schema, found["loc"]))
+            return f"{where} {message} (it is {_shown(found['input'])})"
+
+
+def _field_names(schema: dict[str, Any], path: Sequence[int | str]) -> list[str]:
+    """Return the fields of the object at a path of a JSON schema."""
+    node: dict[str, Any] = schema
+    for part in (*path, None):
+        if reference := node.get("$ref"):
+            node = schema["$defs"][reference.rpartition("/")[2]]
+        if part is not None:
+            node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+    return list(node.get("properties", {}))
+
+
+def _shown(value: Any) -> str:
+    return clean(repr(value), cap=60)

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import anyio
 from mcp.server.mcpserver import Context
+from mcp.types import CallToolResult
 from pydantic import Field
 
 from clinloop.services import Services
-from clinloop_tools.common import Reply, State, task_facts, tool, wait_seconds
+from clinloop_tools.common import State, tool, wait_seconds
+from clinloop_tools.replies import Reply, structured, task_facts
 
 
 class FinalReply(Reply):
@@ -37,7 +39,7 @@ async def finalize(
     wait: Annotated[
         float, Field(description="Seconds to wait for the result in this call. Default 20.", ge=0, le=3600)
     ] = 20.0,
-) -> FinalReply:
+) -> Annotated[CallToolResult, FinalReply]:
     """Score the accepted model and the baseline on the hidden test set. Once per task, and it ends the task.
 
     Both are rehearsed on validation images first; if that fails, the test set stays sealed and the task stays open. Then each
@@ -47,7 +49,7 @@ async def finalize(
     """
     from clinloop import evaluation  # late: a server must answer its first request within a second
 
-    evaluation.start(state, task_id, run)
+    await anyio.to_thread.run_sync(evaluation.start, state, task_id, run)
     deadline = time.monotonic() + wait_seconds(ctx, wait)
     task = state.store.task(task_id)
     beat = 0
@@ -64,7 +66,7 @@ async def finalize(
         next_step = f"Call finalize(task_id='{task_id}', run='{run}') again in a while; it returns the stored result."
     else:
         next_step = "Tell the clinician the result with its intervals, the guarantee level and where the report lies. The task is closed."
-    return FinalReply(
+    reply = FinalReply(
         status=task.status,
         next_step=next_step,
         ledger_head=facts.head,
@@ -73,6 +75,7 @@ async def finalize(
         phase=task.phase,
         result=task.result,
     )
+    return structured(reply)
 
 
 TOOL = tool(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from mcp.types import CallToolResult
 from pydantic import Field
 
 from clinloop import tasks, templates
 from clinloop.spec import TaskSpec
-from clinloop_tools.common import Reply, State, task_facts, tool
+from clinloop_tools.common import State, tool
+from clinloop_tools.replies import Reply, structured, task_facts
 
 
 class TaskReply(Reply):
@@ -46,7 +48,7 @@ def init_task(
         int,
         Field(description="Seed of the task; another seed makes another task of the same contract. Default 0.", ge=0),
     ] = 0,
-) -> TaskReply:
+) -> Annotated[CallToolResult, TaskReply]:
     """Freeze the contract of a task: request + spec -> budget, workspace with a baseline that runs, ledger.
 
     Call it after inspect_dataset. Translate the request yourself: which classes, which error is worse, which metric decides, what must
@@ -57,9 +59,9 @@ def init_task(
     task = tasks.create(state, dataset_name=dataset, request=request, spec=spec, template=template, seed=seed)
     facts = task_facts(state, task.id)
     files = templates.find(task.template, task.spec.task_type).files
-    return TaskReply(
+    reply = TaskReply(
         status=task.status,
-        next_step=f"Read train.py and TECHNIQUES.md with edit_workspace(task_id='{task.id}', operation='view', path='train.py'), "
+        next_step=f"Read {', '.join(files)} with edit_workspace(task_id='{task.id}', operation='view', path=...), "
         f"then start the baseline: run_training(task_id='{task.id}').",
         ledger_head=facts.head,
         budget=facts.budget,
@@ -71,6 +73,7 @@ def init_task(
         workspace=str(state.state.task(task.id).workspace),
         open_questions=list(task.spec.open_questions),
     )
+    return structured(reply)
 
 
 TOOL = tool(init_task, title="Start a task", read_only=False, idempotent=True)

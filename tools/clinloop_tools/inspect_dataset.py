@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -11,11 +12,17 @@ from pydantic import Field
 
 from clinloop import ingestion
 from clinloop.datasets.dataset import Dataset
+from clinloop.errors import BadInput
 from clinloop.services import Services
-from clinloop_tools.common import Reply, State, picture, structured, tool, wait_seconds
+from clinloop_tools.common import State, tool, wait_seconds
+from clinloop_tools.replies import Reply, picture, shortened, structured
 
-PAGE = 40
-"""Lines of a paged list."""
+PAGE = 6_000
+"""Characters of a page of lines."""
+LINE = 1_500
+"""Characters of a line."""
+INGEST_WAIT_S = 15.0
+"""Seconds that one call waits for an ingest, if its client waits that long."""
 
 
 class DatasetReply(Reply):
@@ -60,18 +67,10 @@ async def inspect_dataset(
     """
     ready = Dataset.list_names(state.settings.state)
     if not dataset:
-        folders = ingestion.folders(state)
-        next_step = (
-            "Call inspect_dataset(dataset=...) with one of these names."
-            if ready or folders
-            else ("There is no dataset yet; the custodian adds one with `clinloop data add PATH --name NAME`.")
-        )
-        return structured(DatasetReply(status="ok", next_step=next_step, datasets=ready[:100], folders=folders[:100]))
-    if dataset not in ready:
-        progress = await anyio.to_thread.run_sync(ingestion.ingest_on_first_use, state, dataset, wait_seconds(ctx, 15))
-        if progress is not None:
-            next_step = f"Call inspect_dataset(dataset='{dataset}') again; it waits a little each time."
-            return structured(DatasetReply(status="ingesting", next_step=next_step, facts={"progress": progress}))
+        return structured(_list(ready, ingestion.folders(state), page))
+    if dataset not in ready and (progress := await _ingest(state, dataset, ctx)) is not None:
+        next_step = f"Call inspect_dataset(dataset='{dataset}') again; it waits a little each time."
+        return structured(DatasetReply(status="ingesting", next_step=next_step, facts={"progress": progress}))
     chosen = Dataset.load(state.settings.state, dataset)
     if view == "gallery":
         return picture(await anyio.to_thread.run_sync(chosen.contact_sheet))
@@ -79,14 +78,51 @@ async def inspect_dataset(
     return structured(
         DatasetReply(
             status="ok",
-            next_step="Look at view 'audit' and 'gallery' too, then freeze the task with init_task.",
-            ledger_head=state.store.head(f"dataset:{dataset}"),
-            datasets=[dataset],
+            next_step="Look at views 'audit', 'attributes' and 'gallery' too, then freeze the task with init_task."
+            if view == "summary"
+            else f"Page {page} of {pages}: the next is page {page + 1}."
+            if page < pages
+            else "Freeze the task with init_task when you know the data.",
+            ledger_head=state.store.head(f"dataset:{chosen.name}"),
+            datasets=[chosen.name],
             facts=facts,
             page=page,
             pages=pages,
         )
     )
+
+
+def _list(ready: list[str], folders: list[str], page: int) -> DatasetReply:
+    names = pages_of([f"d{name}" for name in ready] + [f"f{name}" for name in folders])
+    shown = _page(names, page)
+    if not ready and not folders:
+        next_step = "There is no dataset yet; the custodian adds one with `clinloop data add PATH --name NAME`."
+    elif page < len(names):
+        next_step = (
+            f"Call inspect_dataset(dataset=...) with one of these names, or inspect_dataset(page={page + 1}) for more."
+        )
+    else:
+        next_step = "Call inspect_dataset(dataset=...) with one of these names."
+    return DatasetReply(
+        status="ok",
+        next_step=next_step,
+        datasets=[name[1:] for name in shown if name[0] == "d"],
+        folders=[name[1:] for name in shown if name[0] == "f"],
+        page=page,
+        pages=len(names),
+    )
+
+
+async def _ingest(services: Services, dataset: str, ctx: Context[Services]) -> dict[str, Any] | None:
+    """Wait a little for the ingest of a folder, telling its progress; None when the dataset is ready."""
+    deadline, beat = time.monotonic() + wait_seconds(ctx, INGEST_WAIT_S), 0
+    while True:
+        left = deadline - time.monotonic()
+        progress = await anyio.to_thread.run_sync(ingestion.ingest_on_first_use, services, dataset, min(5.0, left))
+        if progress is None or time.monotonic() >= deadline:
+            return progress
+        beat += 1
+        await ctx.report_progress(beat, None, f"{progress['phase']}: {progress['done']} of {progress['total']}")
 
 
 def _facts(dataset: Dataset, view: str, page: int) -> tuple[dict[str, Any], int]:
@@ -97,8 +133,27 @@ def _facts(dataset: Dataset, view: str, page: int) -> tuple[dict[str, Any], int]
             lines = dataset.attribute_lines()
         case _:
             return dataset.summary(), 1
-    pages = max(1, -(-len(lines) // PAGE))
-    return {view: lines[(page - 1) * PAGE : page * PAGE]}, pages
+    pages = pages_of(lines)
+    return {view: _page(pages, page)}, len(pages)
+
+
+def pages_of(lines: list[str]) -> list[list[str]]:
+    """Divide lines into pages of at most PAGE characters, each line shortened to LINE; there is always a first page."""
+    pages: list[list[str]] = [[]]
+    used = 0
+    for line in (shortened(line, LINE) for line in lines):
+        if pages[-1] and used + len(line) > PAGE:
+            pages.append([])
+            used = 0
+        pages[-1].append(line)
+        used += len(line) + 4
+    return pages
+
+
+def _page(pages: list[list[str]], page: int) -> list[str]:
+    if page > len(pages):
+        raise BadInput(f"There is no page {page}: the last one is {len(pages)}.")
+    return pages[page - 1]
 
 
 TOOL = tool(inspect_dataset, title="Inspect a dataset", read_only=True, idempotent=True)

@@ -18,22 +18,22 @@ from clinloop.scoring.classification import is_higher_better
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 from clinloop.untrusted import clean_log
-from clinloop_tools.common import (
+from clinloop_tools.common import State, tool, wait_seconds
+from clinloop_tools.replies import (
     Reply,
     RunView,
-    State,
     TaskFacts,
     Value,
     picture,
     run_view,
     structured,
     task_facts,
-    tool,
-    wait_seconds,
 )
 
 LOG_CAP = 5_000
 """Characters of a log in one reply."""
+RUNS = 18
+"""Runs in one reply of view "runs"."""
 
 
 class ValidationPoint(Value):
@@ -59,7 +59,7 @@ class ValidationReply(Reply):
     run: RunView | None = None
     """The run asked about."""
     runs: list[RunView] = Field(default_factory=list[RunView])
-    """view "runs": all runs, newest last."""
+    """view "runs": the runs up to `run`, newest last."""
     seconds_left: float | None = None
     """Of training, while it runs."""
     best_so_far: float | None = None
@@ -87,11 +87,16 @@ async def read_validation(
     task_id: Annotated[str, Field(description='Task, e.g. "isic-3f9a2c".')],
     state: State,
     ctx: Context[Services],
-    run: Annotated[str, Field(description='Run, e.g. "run3" or "smoke1". Default: the newest.')] = "",
+    run: Annotated[
+        str,
+        Field(
+            description='Run, e.g. "run3" or "smoke1". Default: the newest (views "scores" and "errors": the newest with scores).'
+        ),
+    ] = "",
     view: Annotated[
         View,
         Field(
-            description='"status" (default, waits), "scores", "runs" (all runs and decisions), "curve", "log", "spec", '
+            description='"status" (default, waits), "scores", "runs" (up to `run`, with decisions), "curve", "log", "spec", '
             '"errors" (picture of misses with their truth; counted and capped), "figure" (picture of the running best).'
         ),
     ] = "status",
@@ -112,12 +117,13 @@ async def read_validation(
     view "status" and the cursor of the last reply until the run has ended; then read "scores" (metrics with intervals, per class),
     "log" (also when it failed), "curve", or "runs" for the whole history with each decision and its reason. "errors" and "figure"
     return a picture and nothing else. Nothing here says anything about the test set. Costs nothing, except "errors".
+    Next: edit_workspace with the next hypothesis, or finalize when no run is worth another try.
     """
-    runs.recover(state, task_id)
+    await anyio.to_thread.run_sync(runs.recover, state, task_id)
     state.store.task(task_id)
     if view == "figure":
         return picture(await anyio.to_thread.run_sync(_draw, state, task_id, None))
-    chosen = _choose(state, task_id, run)
+    chosen = _choose(state, task_id, run, view)
     if view == "errors":
         return picture(await anyio.to_thread.run_sync(_draw, state, task_id, (chosen,)))
     begun = time.monotonic()
@@ -138,15 +144,17 @@ def _draw(services: Services, task_id: str, misses_of: tuple[RunRow | None] | No
     )
 
 
-def _choose(services: Services, task_id: str, name: str) -> RunRow | None:
+def _choose(services: Services, task_id: str, name: str, view: View) -> RunRow | None:
+    """Return the run of this name, else the newest; of those that can have them for the views of scores and errors."""
     if name:
         return services.store.run(task_id, name)
     found = services.store.runs(task_id)
-    return found[-1] if found else None
+    scored = [run for run in found if run.scores is not None] if view in ("scores", "errors") else []
+    return (scored or found or [None])[-1]
 
 
 async def _wait(services: Services, run: RunRow, since: str, seconds: float, ctx: Context[Services]) -> RunRow:
-    """Wait until the run has ended, or until something has changed since the cursor."""
+    """Wait until the run has ended or, if there is a cursor, until something has changed since it."""
     deadline, beat = time.monotonic() + seconds, 0
     while run.is_active and time.monotonic() < deadline:
         if since and since.rsplit("@", 1)[0] != _cursor(services, run).rsplit("@", 1)[0]:
@@ -156,13 +164,14 @@ async def _wait(services: Services, run: RunRow, since: str, seconds: float, ctx
         if beat % 40 == 0:
             await ctx.report_progress(beat, None, f"{run.name}: {run.status}")
         if beat % 20 == 0:
-            runs.recover(services, run.task_id)
+            await anyio.to_thread.run_sync(runs.recover, services, run.task_id)
         run = services.store.run(run.task_id, run.name)
     return run
 
 
 def _cursor(services: Services, run: RunRow) -> str:
-    return f"{run.name}:{run.status}:{len(_validations(services, run))}@{int(time.time())}"
+    """Return what has been seen of a run, and when: some clients stop an agent that repeats a call with equal arguments."""
+    return f"{run.name}:{run.status}:{len(_validations(services, run))}@{time.time_ns() // 1_000_000:x}"
 
 
 def _validations(services: Services, run: RunRow) -> list[dict[str, Any]]:
@@ -208,10 +217,15 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
                 )
             values["scores"] = _rounded(run.scores)
         case "runs":
+            found = services.store.runs(task.id)
+            until = next((at for at, row in enumerate(found, start=1) if run is not None and row.name == run.name), 0)
             values["runs"] = [
-                run_view(row).model_copy(update={"hypothesis": row.hypothesis[:90], "message": row.message[:120]})
-                for row in services.store.runs(task.id)[-24:]
+                run_view(row, hypothesis_cap=90, message_cap=120) for row in found[max(0, until - RUNS) : until]
             ]
+            if until > RUNS:
+                values["left_out"] = [
+                    f"runs: the {until - RUNS} before {found[until - RUNS].name}; see them with run='{found[until - RUNS - 1].name}'"
+                ]
         case "spec":
             values["spec"] = task.spec.model_dump(mode="json")
         case "log":
@@ -249,8 +263,10 @@ def _next_step(facts: TaskFacts, run: RunRow | None) -> str:
     if run.is_active:
         return f"Call read_validation(task_id='{task.id}', run='{run.name}', since=<cursor>) again until it has ended."
     if run.status == "failed":
+        phase = ", log='predict'" if "predict" in run.end_reason else ""
         return (
-            "Read view 'log' for the cause, correct it with edit_workspace, and smoke-test it before the next full run."
+            f"See read_validation(task_id='{task.id}', run='{run.name}', view='log'{phase}) for the cause, correct it with edit_workspace, "
+            "and smoke-test it before the next full run."
         )
     if run.status in ("stopped", "lost"):
         return "Start it again with run_training when it is still wanted."

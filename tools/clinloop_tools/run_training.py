@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from mcp.types import CallToolResult
 from pydantic import Field
 
 from clinloop import runs
 from clinloop.errors import BadInput
-from clinloop_tools.common import Reply, RunView, State, run_view, task_facts, tool
+from clinloop.services import Services
+from clinloop.store.rows import RunRow
+from clinloop_tools.common import State, tool
+from clinloop_tools.replies import Reply, RunView, run_view, structured, task_facts
 
 
 class RunReply(Reply):
@@ -34,7 +38,9 @@ def run_training(
     hypothesis: Annotated[
         str,
         Field(
-            description="Why this change should help, one or two sentences; required for a full run, it goes into the report."
+            description="Why this change should help, one or two sentences; required for a full run but the baseline, it goes into the "
+            "report. Default: none.",
+            max_length=2000,
         ),
     ] = "",
     revision: Annotated[
@@ -53,8 +59,8 @@ def run_training(
             max_length=100,
         ),
     ] = "",
-    run: Annotated[str, Field(description='For mode "stop": the run to end, e.g. "run3".')] = "",
-) -> RunReply:
+    run: Annotated[str, Field(description='For mode "stop": the run to end, e.g. "run3". Default: none.')] = "",
+) -> Annotated[CallToolResult, RunReply]:
     """Start one training run of the workspace in a sandbox, or smoke-test it, or stop a run. Returns at once.
 
     The first full run is the baseline (run0): it trains the initial workspace unchanged. Smoke-test every edit first: mode "smoke"
@@ -64,20 +70,12 @@ def run_training(
     predictions and accepts or rejects the run against the incumbent. One run per task at a time. It goes on when you disconnect.
     Next: read_validation(task_id) waits for it.
     """
+    state.store.task(task_id)
     if mode == "stop":
         if not run:
-            raise BadInput("mode 'stop' needs `run`, the name of the run to end, e.g. run='run3'.")
+            raise BadInput("Mode 'stop' needs `run`, the name of the run to end, e.g. run='run3'.")
         stopped = runs.stop(state, task_id, run)
-        facts = task_facts(state, task_id)
-        return RunReply(
-            status=stopped.status,
-            next_step=f"Call read_validation(task_id='{task_id}', run='{run}') to see it end.",
-            ledger_head=facts.head,
-            budget=facts.budget,
-            task_id=task_id,
-            run=run_view(stopped),
-            is_new=False,
-        )
+        return _reply(state, stopped, is_new=False, next_step="to see it end")
     if run:
         raise BadInput(
             "`run` names the run to end and belongs to mode 'stop'; to start one, leave it out (use `revision` to choose code)."
@@ -85,16 +83,23 @@ def run_training(
     started = runs.start(
         state, task_id, mode=mode, hypothesis=hypothesis, request_id=request_id, revision=revision, inputs=inputs
     )
-    facts = task_facts(state, task_id)
-    return RunReply(
-        status=started.run.status,
-        next_step=f"Call read_validation(task_id='{task_id}', run='{started.run.name}') and repeat with its cursor until the run has ended.",
+    return _reply(
+        state, started.run, is_new=started.is_new, next_step="and repeat with its cursor until the run has ended"
+    )
+
+
+def _reply(services: Services, run: RunRow, *, is_new: bool, next_step: str) -> CallToolResult:
+    facts = task_facts(services, run.task_id)
+    reply = RunReply(
+        status=run.status,
+        next_step=f"Call read_validation(task_id='{run.task_id}', run='{run.name}') {next_step}.",
         ledger_head=facts.head,
         budget=facts.budget,
-        task_id=task_id,
-        run=run_view(started.run),
-        is_new=started.is_new,
+        task_id=run.task_id,
+        run=run_view(run),
+        is_new=is_new,
     )
+    return structured(reply)
 
 
 TOOL = tool(run_training, title="Run training", read_only=False, idempotent=False)
