@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from clinloop import templates
 from clinloop.datasets.dataset import CaseRow, Dataset, csv_text
 from clinloop.datasets.pictures import prepare_predict_view
+from clinloop.errors import Refusal
 from clinloop.files import remove_tree
 from clinloop.paths import RunFolder, StateFolder, TaskFolder
 from clinloop.sandbox import backends
@@ -79,6 +80,14 @@ def assemble(store: Store, task_id: str, launch_settings: dict[str, Any]) -> Tas
         sandbox=sandbox,
         environment=environment,
     )
+
+
+def explain(fault: Exception) -> str:
+    """Return what an agent may read of an exception that ended a run or an evaluation: no path, no text of a library."""
+    if isinstance(fault, Refusal):
+        return str(fault)
+    reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else type(fault).__name__
+    return f"A fault of the server ({reason}); its log says more."
 
 
 def prepare_task_data(dataset: Dataset, classes: Sequence[str], folder: TaskFolder) -> Cases:

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 from clinloop.beneath import Beneath
 from clinloop.context import Cases, TaskContext
 from clinloop.datasets.dataset import Dataset
-from clinloop.errors import BadInput, BadPredictions
-from clinloop.files import write_atomic
+from clinloop.errors import Refusal
+from clinloop.files import remove_tree, write_atomic
 from clinloop.paths import RunFolder
 from clinloop.resources import resource
 from clinloop.sandbox.base import Exit, Job, Mount
@@ -48,12 +48,16 @@ def train(
     """Run train.py until it ends, its deadline passes or somebody stops it, scoring its validation submissions on the way.
 
     `started(ref, deadline_unix)` is called as soon as the sandbox runs. /out is harvested into `folder.out` before this returns.
+    What an attempt of a dead supervisor left of this training is ended and removed first.
     """
     smoke = run.mode == "smoke"
     seconds = context.preset.smoke_seconds if smoke else context.preset.train_seconds
     deadline_unix, deadline = time.time() + seconds, time.monotonic() + seconds + GRACE_S
     cap = min(5, context.preset.validations) if smoke else context.preset.validations
-    folder.out.mkdir(mode=0o700, exist_ok=True)
+    name = f"{context.task.id}-{run.name}-train"
+    _make_empty(context, name, folder.out)
+    remove_tree(folder.session)
+    folder.validations.unlink(missing_ok=True)
     _write_session(
         context,
         folder.session,
@@ -63,12 +67,12 @@ def train(
         deadline_unix=deadline_unix,
         validations_cap=cap,
     )
-    inputs = [Mount(context.folder.run(name).out, f"/inputs/{name}") for name in run.inputs]
+    inputs = [Mount(context.folder.run(earlier).out, f"/inputs/{earlier}") for earlier in run.inputs]
     data = [Mount(cases.table, "/data/cases.csv"), *_data_mounts(context.dataset)]
     weights = [Mount(context.settings.weights, "/weights")] if context.settings.weights else []
     job = _job(
         context,
-        name=f"{context.task.id}-{run.name}-train",
+        name=name,
         argv=("python", "train.py"),
         code=folder.code,
         session=folder.session,
@@ -128,9 +132,13 @@ def predict(
     session: Path,
     log: Path,
     smoke: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Ending:
-    """Run predict.py in a fresh sandbox on the images of a view; its predictions are at `out`/predictions.csv when it completed."""
-    out.mkdir(parents=True, mode=0o700, exist_ok=True)
+    """Run predict.py in a fresh sandbox on the images of a view; its predictions are at `out`/predictions.csv when it completed.
+
+    What an earlier attempt left under this name is ended and removed first.
+    """
+    _make_empty(context, name, out)
     seconds = context.settings.limits.predict_seconds
     _write_session(
         context,
@@ -161,12 +169,16 @@ def predict(
     )
     begun = time.monotonic()
     ref = context.sandbox.start(job)
+    is_stopped = False
     try:
         while (exit := context.sandbox.wait(ref, _POLL_S)) is None and time.monotonic() - begun < seconds:
-            pass
+            if is_stopped := should_stop():
+                break
     finally:
         context.sandbox.stop(ref)
     elapsed = time.monotonic() - begun
+    if is_stopped:
+        return Ending("stopped", "The run was stopped on request, while predict.py ran.", elapsed)
     if exit is None:
         return Ending("deadline", f"predict.py was ended after {seconds} s.", elapsed)
     if exit.oom_killed:
@@ -212,6 +224,13 @@ def _job(
     )
 
 
+def _make_empty(context: TaskContext, name: str, out: Path) -> None:
+    """Make `out` an empty folder; a job of this name that outlived its supervisor is ended before, because it may still be mounted there."""
+    context.sandbox.stop(name)
+    remove_tree(out)
+    out.mkdir(parents=True, mode=0o700)
+
+
 def _data_mounts(dataset: Dataset) -> list[Mount]:
     view = dataset.view
     caches = sorted(path for path in view.iterdir() if path.name.startswith("cache_"))
@@ -255,7 +274,9 @@ class _Answers:
                     return
                 data = out.read(name, cap=PREDICTIONS_CAP)
             answer = self._score(data)
-        except (BadInput, BadPredictions) as refusal:
+        except (
+            Refusal
+        ) as refusal:  # also of the scoring process: a file that it cannot take is no reason to end the run
             answer = {"error": str(refusal)}
         path = self._folder.session / "answers" / f"{self._next:04d}.json"
         write_atomic(path, json.dumps(answer | {"left": self._cap - self._next}))
@@ -266,11 +287,9 @@ class _Answers:
         self._next += 1
 
     def _score(self, data: bytes) -> dict[str, Any]:
-        submission = self._folder.root / "submission.csv"
-        write_atomic(submission, data)
         spec = self._context.task.spec
         result = service.score_predictions(
-            submission,
+            data,
             self._truth,
             classes=self._context.classes,
             metrics=[spec.primary_metric],

@@ -9,7 +9,7 @@ from typing import Any
 
 from clinloop import context, execution
 from clinloop.context import Cases, TaskContext
-from clinloop.errors import BadPredictions, Refusal, SandboxUnavailable
+from clinloop.errors import BadPredictions, SandboxUnavailable
 from clinloop.files import sha256_file
 from clinloop.paths import RunFolder
 from clinloop.scoring import service
@@ -40,18 +40,12 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
                 return
         elif run.sandbox_ref:
             here.sandbox.stop(run.sandbox_ref)
-        if _predict(store, here, run, folder, cases, facts):
+        if run.status == "scoring" or _predict(store, here, run, folder, cases, facts):
             _score(store, here, run, folder, cases, facts)
     except Exception as fault:
         _log.exception("fault while carrying %s of %s", what, task_id)
-        text = str(fault) if isinstance(fault, Refusal) else f"a fault of the server ({type(fault).__name__})"
-        store.settle_run(
-            task_id,
-            what,
-            "lost",
-            end_reason="server_fault",
-            message=f"The run was lost by {text}; it is refunded while refunds last.",
-        )
+        message = f"The run was lost; it is refunded while refunds last. Cause: {context.explain(fault)}"
+        store.settle_run(task_id, what, "lost", end_reason="server_fault", message=message)
 
 
 def _train(
@@ -115,12 +109,16 @@ def _predict(
         session=folder.root / "session-predict",
         log=folder.log("predict"),
         smoke=run.mode == "smoke",
+        should_stop=lambda: store.run(run.task_id, run.name).stop_requested,
     )
     facts |= {"predict_seconds": round(ending.seconds, 1)}
     if ending.reason == "completed":
         store.advance_run(run.task_id, run.name, "scoring", facts=json.dumps(facts))
         return True
-    store.settle_run(run.task_id, run.name, "failed", end_reason=f"predict_{ending.reason}", message=ending.message)
+    if ending.reason == "stopped":
+        store.settle_run(run.task_id, run.name, "stopped", end_reason="stopped", message=ending.message)
+    else:
+        store.settle_run(run.task_id, run.name, "failed", end_reason=f"predict_{ending.reason}", message=ending.message)
     return False
 
 
