@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from clinloop import supervisor
 from clinloop.errors import BadInput, NotNow
 from clinloop.sandbox import backends
 from clinloop.services import Services
-from clinloop.store.rows import RunRow
+from clinloop.store.rows import RunRow, TaskRow
 from clinloop.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 
 class Started(NamedTuple):
@@ -37,7 +41,8 @@ def start(
 
     Raises:
         BadInput: no hypothesis, or inputs that are no ended runs.
-        NotNow, BudgetExceeded, Unknown, SandboxUnavailable: as their texts say.
+        NotNow, BudgetExceeded, Unknown, SandboxUnavailable: as their texts say. NotNow also when the run was reserved and could not
+            be launched (a full disk): it is launched by the next `recover`.
     """
     task = services.store.task(task_id)
     recover(services, task_id)
@@ -85,34 +90,49 @@ def stop(services: Services, task_id: str, name: str) -> RunRow:
 def recover(services: Services, task_id: str | None = None) -> list[str]:
     """Launch a supervisor for every active run and open evaluation that has none; returns what was recovered.
 
-    A supervisor that lives holds its folder's lock, so launching one too many is harmless.
+    A supervisor that lives holds its folder's lock, so launching one too many is harmless. One that cannot be launched is logged and
+    left to the next call: what can be read is worth more to the caller.
     """
+    owed = [(run.task_id, run.name) for run in services.store.active_runs()]
+    owed += [(task.id, "finalize") for task in services.store.tasks() if _owes_evaluation(services, task)]
     recovered: list[str] = []
-    for run in services.store.active_runs():
-        folder = services.state.task(run.task_id).run(run.name)
-        if task_id in (None, run.task_id) and not supervisor.is_alive(folder.root):
-            _launch(services, run.task_id, run.name)
-            recovered.append(f"{run.task_id}/{run.name}")
-    for task in services.store.tasks():
-        if task.status in ("evaluating", "unsealed") and task_id in (None, task.id):
-            folder = services.state.task(task.id).final
-            if not supervisor.is_alive(folder):
-                supervisor.launch(
-                    folder,
-                    state=services.settings.state,
-                    task_id=task.id,
-                    what="finalize",
-                    launch_settings=services.launch_settings,
-                )
-                recovered.append(f"{task.id}/finalize")
+    for owner, what in owed:
+        if task_id in (None, owner) and not supervisor.is_alive(_folder(services, owner, what)):
+            try:
+                _launch(services, owner, what)
+            except NotNow:
+                _log.exception("could not recover %s of %s", what, owner)
+            else:
+                recovered.append(f"{owner}/{what}")
     return recovered
 
 
-def _launch(services: Services, task_id: str, name: str) -> None:
-    folder = services.state.task(task_id).run(name).root
-    supervisor.launch(
-        folder, state=services.settings.state, task_id=task_id, what=name, launch_settings=services.launch_settings
-    )
+def _owes_evaluation(services: Services, task: TaskRow) -> bool:
+    """Tell whether an evaluation is open, or was killed between its end and the seal of its report."""
+    folder = services.state.task(task.id).report
+    is_unsealed_report = (folder / "report.json").exists() and not (folder / "seal.json").exists()
+    return task.status in ("evaluating", "unsealed") or (task.status == "evaluated" and is_unsealed_report)
+
+
+def _launch(services: Services, task_id: str, what: str) -> None:
+    try:
+        supervisor.launch(
+            _folder(services, task_id, what),
+            state=services.settings.state,
+            task_id=task_id,
+            what=what,
+            launch_settings=services.launch_settings,
+        )
+    except OSError as error:
+        raise NotNow(
+            f"{what} is recorded, but its process could not be started ({error.strerror}). Tell the custodian; read_validation starts it "
+            "as soon as that works."
+        ) from error
+
+
+def _folder(services: Services, task_id: str, what: str) -> Path:
+    task = services.state.task(task_id)
+    return task.final if what == "finalize" else task.run(what).root
 
 
 def _check_inputs(services: Services, task_id: str, inputs: list[str]) -> None:

@@ -12,24 +12,30 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from clinloop.files import write_atomic
 from clinloop.settings import download_environment
 
 LAUNCH_FILE = "launch.json"
 LOCK_FILE = "supervisor.lock"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 """What detached processes get instead of the server's environment, which may hold the client's keys."""
+_FORK_S = 30.0
+_LOCK_ATTEMPTS = 20
+"""Whoever asks `is_alive` holds the lock for a moment, so a supervisor that starts then tries again."""
 _log = logging.getLogger("clinloop.supervisor")
 
 
 def launch(folder: Path, *, state: Path, task_id: str, what: str, launch_settings: dict[str, Any]) -> None:
-    """Start a supervisor for a run's or evaluation's folder; a second one for the same folder ends at once."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = folder / f"{LAUNCH_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(launch_settings), encoding="utf-8")
-    temporary.replace(folder / LAUNCH_FILE)
+    """Start a supervisor for a run's or evaluation's folder; a second one for the same folder ends at once.
+
+    Raises:
+        OSError: its files cannot be written, or no process can be started.
+    """
+    write_atomic(folder / LAUNCH_FILE, json.dumps(launch_settings))
     with (folder / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "clinloop.supervisor", str(state), task_id, what, str(folder)],
@@ -41,7 +47,8 @@ def launch(folder: Path, *, state: Path, task_id: str, what: str, launch_setting
             close_fds=True,
             start_new_session=True,
         )
-    process.wait(timeout=30)  # it forks at once; the grandchild, adopted by init, is the supervisor
+    with suppress(subprocess.TimeoutExpired):  # on a machine that crawls
+        process.wait(timeout=_FORK_S)  # it forks at once; the grandchild, adopted by init, is the supervisor
 
 
 def is_alive(folder: Path) -> bool:
@@ -64,10 +71,7 @@ def main(arguments: list[str]) -> None:
     os.setsid()
     os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _take_lock(folder):
         return
     launch_settings = json.loads((folder / LAUNCH_FILE).read_text(encoding="utf-8"))
     # Imported after the fork, so that `launch` returns quickly.
@@ -82,6 +86,19 @@ def main(arguments: list[str]) -> None:
             # Only what could not even be written to the store arrives here (a full disk, say); the next server recovers the run.
             _log.exception("attempt %d to settle %s of %s failed", attempt + 1, what, task_id)
             time.sleep(2.0**attempt)
+
+
+def _take_lock(folder: Path) -> bool:
+    """Hold the folder until this process ends; False when another supervisor does."""
+    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 if __name__ == "__main__":
