@@ -9,6 +9,8 @@ import json
 import logging
 import secrets
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from clinloop.datasets.pictures import prepare_predict_view
 from clinloop.delivery import Frozen, Model, Outcome
 from clinloop.errors import BadInput, BadPredictions, NotNow
 from clinloop.files import remove_tree, sha256_file, write_atomic
+from clinloop.paths import StateFolder
 from clinloop.report import data as report
 from clinloop.report.write import seal_report
 from clinloop.scoring import service
@@ -36,6 +39,7 @@ TOLERANCE = 1e-3
 ATTEMPTS = 2
 """How often the test predictions of one model are tried, the first included."""
 
+_MODELS: tuple[Model, ...] = ("initial", "refined")
 _log = logging.getLogger(__name__)
 
 
@@ -73,69 +77,100 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
     """Carry an evaluation to its terminal state inside its supervisor; `what` is always "finalize"."""
     store = Store(state)
     task = store.task(task_id)
+    if task.status == "evaluated":
+        _seal(store, task_id, StateFolder(state).task(task_id).report)
     if task.status not in ("evaluating", "unsealed"):
         return
-    here = context.assemble(store, task_id, launch_settings)
-    final = here.folder.final
     try:
-        if task.status == "evaluating":
-            store.set_phase(task_id, "freezing copies of the accepted model and the baseline")
-            frozen = _freeze(here, store)
-            store.set_phase(task_id, "rehearsing on validation images")
-            for model in frozen:
-                _rehearse(here, store, model)
-            store.unseal(
-                task_id,
-                {
-                    model.model: {
-                        "run": model.run,
-                        "tree_sha256": model.tree_sha256,
-                        "checkpoint_sha256": model.checkpoint_sha256,
-                    }
-                    for model in frozen
-                },
-            )
+        _evaluate(store, context.assemble(store, task_id, launch_settings))
+    except Exception as fault:
+        _log.exception("the evaluation of %s was cut off", task_id)
+        if store.task(task_id).status == "evaluating":
+            reason = str(fault) if isinstance(fault, _RehearsalFailed) else context.explain(fault)
+            store.reopen_task(task_id, reason)
+        elif isinstance(fault, _Invalid | BadPredictions):
+            write_atomic(StateFolder(state).task(task_id).final / "failure.txt", str(fault))
+            message = "The evaluation could not be completed; the clinician finds the cause on the server."
+            store.end_evaluation(task_id, "invalid", {"outcome": "invalid", "message": message}, {})
         else:
-            store.record(
-                f"task:{task_id}",
-                "evaluation_resumed",
-                {"note": "the evaluation was interrupted after the test set was unsealed"},
-            )
-            frozen = _frozen(here, store)
-            _allow_one_resumption(frozen)
-        store.set_phase(task_id, "predicting the test images")
-        view = _open_view(here)
-        for model in frozen:
-            _predict_test(here, model, view)
-        store.set_phase(task_id, "scoring")
-        outcome = _score(here, store, frozen, view)
-    except _RehearsalFailed as failure:
-        store.reopen_task(task_id, str(failure))
-        return
-    except (_Invalid, BadPredictions) as failure:
-        _log.exception("evaluation of %s is invalid", task_id)
-        write_atomic(final / "failure.txt", str(failure))
-        store.end_evaluation(
+            # The test set is open, so there is no way back: the supervisor tries again, and so does whoever asks for the result later.
+            store.set_phase(task_id, f"waiting to try again. Cause: {context.explain(fault)}")
+            raise
+
+
+def _evaluate(store: Store, here: TaskContext) -> None:
+    task_id, final = here.task.id, here.folder.final
+    for model in _MODELS:
+        for name in ("rehearsal", "test", "audit"):
+            here.sandbox.stop(_job_name(here, model, name))  # of a supervisor that died
+    if here.task.status == "evaluating":
+        frozen = _prepare(here, store)
+        store.unseal(
             task_id,
-            "invalid",
             {
-                "outcome": "invalid",
-                "message": "The evaluation could not be completed; the clinician finds the cause on the server.",
+                model.model: {
+                    "run": model.run,
+                    "tree_sha256": model.tree_sha256,
+                    "checkpoint_sha256": model.checkpoint_sha256,
+                }
+                for model in frozen
             },
-            {},
         )
-        return
+    else:
+        note = "the evaluation was interrupted after the test set was unsealed"
+        store.record(f"task:{task_id}", "evaluation_resumed", {"note": note})
+        frozen = _frozen(here, store)
+    try:
+        with _one_interruption(final):
+            store.set_phase(task_id, "predicting the test images")
+            view = _open_view(here)
+            for model in frozen:
+                _predict_test(here, model, view)
     finally:
-        if store.task(task_id).status not in ("evaluating",):
-            remove_tree(final / "view")
+        remove_tree(final / "view")
+    store.set_phase(task_id, "scoring")
+    outcome = _score(here, store, frozen, view)
     store.set_phase(task_id, "writing the report")
     delivered = delivery.deliver(here, store, frozen, outcome)
     result = {"outcome": "ok", **delivered.result}
     store.end_evaluation(task_id, "evaluated", result, {"report_sha256": delivered.report_sha256})
-    seal_report(here.folder.report, [report.LedgerRow(**row._asdict()) for row in store.ledger(f"task:{task_id}")])
+    _seal(store, task_id, here.folder.report)
+
+
+def _seal(store: Store, task_id: str, folder: Path) -> None:
+    seal_report(folder, [report.LedgerRow(**row._asdict()) for row in store.ledger(f"task:{task_id}")])
+
+
+@contextmanager
+def _one_interruption(final: Path) -> Generator[None]:
+    """Let a kill cut the prediction of the test images off once, not twice; a fault that is caught here does not count.
+
+    Raises:
+        _Invalid: it was cut off twice.
+    """
+    marker, spent = final / "predicting", final / "interrupted"
+    if marker.exists():
+        if spent.exists():
+            raise _Invalid("interrupted twice while the test images were predicted")
+        marker.rename(spent)
+    write_atomic(marker, "")
+    try:
+        yield
+    finally:
+        marker.unlink(missing_ok=True)  # needs no room on a full disk
 
 
 # freeze and rehearse ---------------------------------------------------------------------------------------------
+
+
+def _prepare(here: TaskContext, store: Store) -> list[Frozen]:
+    """Freeze both models and rehearse them; the test set is not touched."""
+    store.set_phase(here.task.id, "freezing copies of the accepted model and the baseline")
+    frozen = _freeze(here, store)
+    store.set_phase(here.task.id, "rehearsing on validation images")
+    for model in frozen:
+        _rehearse(here, model)
+    return frozen
 
 
 def _models(here: TaskContext, store: Store) -> list[tuple[Model, RunRow]]:
@@ -166,10 +201,9 @@ def _freeze(here: TaskContext, store: Store) -> list[Frozen]:
 def _frozen(here: TaskContext, store: Store) -> list[Frozen]:
     """Return the frozen copies of an interrupted evaluation, checked against the ledger."""
     sealed = next(row.detail for row in store.ledger(f"task:{here.task.id}") if row.event == "unsealing")
-    models: tuple[Model, ...] = ("initial", "refined")
     frozen = [
         Frozen(model, facts["run"], here.folder.final / model, facts["tree_sha256"], facts["checkpoint_sha256"])
-        for model in models
+        for model in _MODELS
         for facts in [sealed[model]]
     ]
     for model in frozen:
@@ -178,7 +212,7 @@ def _frozen(here: TaskContext, store: Store) -> list[Frozen]:
     return frozen
 
 
-def _rehearse(here: TaskContext, store: Store, model: Frozen) -> None:
+def _rehearse(here: TaskContext, model: Frozen) -> None:
     """Predict a few validation images with the frozen copy: they must get what they got when the run was scored."""
     known = service.read_probabilities(here.folder.run(model.run).predictions, here.classes)
     chosen = sorted(known)[:CANARIES]
@@ -269,19 +303,21 @@ def _done_file(model: Frozen, name: str) -> Path:
 
 def _predict(here: TaskContext, model: Frozen, view: Path, name: str) -> str | None:
     """Run predict.py of a frozen model on a view; None when it completed, else how it failed."""
-    out = model.folder / name
-    remove_tree(out)
     ending = execution.predict(
         here,
-        name=f"{here.task.id}-final-{model.model}-{name}",
+        name=_job_name(here, model.model, name),
         code=model.folder / "code",
         checkpoint=model.folder / "checkpoint",
         view=view,
-        out=out,
+        out=model.folder / name,
         session=model.folder / f"session-{name}",
         log=model.folder / f"log-{name}.txt",
     )
     return None if ending.reason == "completed" else ending.message
+
+
+def _job_name(here: TaskContext, model: Model, name: str) -> str:
+    return f"{here.task.id}-final-{model}-{name}"
 
 
 # scores ----------------------------------------------------------------------------------------------------------
@@ -347,13 +383,3 @@ def _largest_difference(
         (abs(a - b) for one, other in names.items() for a, b in zip(first[one], second[other], strict=True)),
         default=0.0,
     )
-
-
-def _allow_one_resumption(frozen: list[Frozen]) -> None:
-    """Let an interrupted evaluation touch the test images once more when predictions are missing, and not a third time."""
-    missing = any(not _is_predicted(model, name) for model in frozen for name in ("test", "audit"))
-    file = frozen[0].folder.parent / "resumed"
-    if missing and file.exists():
-        raise _Invalid("interrupted twice while the test images were predicted")
-    if missing:
-        write_atomic(file, "1")
