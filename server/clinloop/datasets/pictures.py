@@ -55,7 +55,7 @@ def contact_sheet(
 def prepare_predict_view(cases: Sequence[CaseRow], target: Path, *, new_ids: Mapping[str, str] | None = None) -> None:
     """Make the new folder `target` what predict.py sees at /predict: images/ and cases.csv with case_id and attributes, no labels.
 
-    With `new_ids` (old id to new) the cases are renamed and reordered by their new ids, and the pixels are encoded afresh, so that neither
+    With `new_ids` (old id to new) the cases are renamed and reordered by their new ids, and the pixels are encoded afresh (PNG, without loss), so that neither
     name, order, time nor bytes of a file tell which case it was. The folder appears under its name when it is complete.
 
     Raises:
@@ -72,7 +72,7 @@ def prepare_predict_view(cases: Sequence[CaseRow], target: Path, *, new_ids: Map
 
     def write(item: tuple[str, CaseRow]) -> None:
         case_id, case = item
-        path = images / (case_id + case.image.suffix)
+        path = images / (case_id + (".png" if new_ids else case.image.suffix))
         if new_ids:
             _encode_afresh(case.image, path)
         else:
@@ -97,13 +97,11 @@ def prepare_predict_view(cases: Sequence[CaseRow], target: Path, *, new_ids: Map
 
 
 def _encode_afresh(source: Path, target: Path) -> None:
+    """Write the very pixels under other bytes: without loss, so that the same case gets the same prediction under any name."""
     from PIL import Image
 
     with Image.open(source) as image:
-        if target.suffix == ".jpg":
-            image.save(target, "JPEG", quality=95, subsampling=0)
-        else:
-            image.save(target, "PNG", compress_level=3)
+        image.save(target, "PNG", compress_level=1)
 
 
 def _fitted(draw: object, text: str, font: object) -> str:
