@@ -24,7 +24,9 @@ STARTS, CALLS = 9, 40
 
 
 def _server(state: Path) -> StdioServerParameters:
-    return StdioServerParameters(command=sys.executable, args=["-I", "-m", "clinloop", "serve", "--stdio", "--state", str(state)])
+    return StdioServerParameters(
+        command=sys.executable, args=["-I", "-m", "clinloop", "serve", "--stdio", "--state", str(state)]
+    )
 
 
 async def _start(parameters: StdioServerParameters) -> float:
@@ -63,15 +65,27 @@ async def measure(state: Path) -> dict[str, Any]:
         "start_ratio": round(statistics.median(ours) / statistics.median(empty), 3),
     }
     async with Client(stdio_client(_server(state))) as client:
-        contract = {"dataset": "bench", "request": "Tell these images apart.", "spec": {"objective": "Tell images apart.", "budget": "demo"}, "template": "linear"}
+        contract = {
+            "dataset": "bench",
+            "request": "Tell these images apart.",
+            "spec": {"objective": "Tell images apart.", "budget": "demo"},
+            "template": "linear",
+        }
         task = (await client.call_tool("init_task", contract)).structured_content["task_id"]
-        edits = [{"task_id": task, "operation": "create", "path": "note.txt", "text": f"{n}\n", "overwrite": True} for n in range(CALLS)]
+        edits = [
+            {"task_id": task, "operation": "create", "path": "note.txt", "text": f"{n}\n", "overwrite": True}
+            for n in range(CALLS)
+        ]
         latency = {
             "inspect_dataset": await _latency(client, "inspect_dataset", [{"dataset": "bench"}] * CALLS),
             "init_task (repeated)": await _latency(client, "init_task", [contract] * CALLS),
-            "edit_workspace view": await _latency(client, "edit_workspace", [{"task_id": task, "operation": "view", "path": "train.py"}] * CALLS),
+            "edit_workspace view": await _latency(
+                client, "edit_workspace", [{"task_id": task, "operation": "view", "path": "train.py"}] * CALLS
+            ),
             "edit_workspace create": await _latency(client, "edit_workspace", edits),
-            "read_validation runs": await _latency(client, "read_validation", [{"task_id": task, "view": "runs"}] * CALLS),
+            "read_validation runs": await _latency(
+                client, "read_validation", [{"task_id": task, "view": "runs"}] * CALLS
+            ),
         }
         figures["latency_ms"] = {name: round(1000 * value, 1) for name, value in latency.items()}
         begun = time.perf_counter()
@@ -81,7 +95,11 @@ async def measure(state: Path) -> dict[str, Any]:
         wall = time.perf_counter() - begun
         assert seen["run"]["status"] == "succeeded", seen
     trained = Services(load_settings(state)).store.run(task, run).facts["train_seconds"]
-    figures["run_wall_s"], figures["run_train_s"], figures["run_overhead_s"] = round(wall, 2), trained, round(wall - trained, 2)
+    figures["run_wall_s"], figures["run_train_s"], figures["run_overhead_s"] = (
+        round(wall, 2),
+        trained,
+        round(wall - trained, 2),
+    )
     return figures
 
 

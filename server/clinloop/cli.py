@@ -69,7 +69,10 @@ def main() -> None:
     try:
         app()
     except Refusal as refusal:
-        Console(stderr=True).print(f"[red]clinloop:[/red] {refusal}", highlight=False, markup=True, soft_wrap=True)
+        errors = Console(stderr=True, style="red")
+        errors.print(f"clinloop: {refusal}", highlight=False, markup=False, soft_wrap=True)
+        for note in getattr(refusal, "__notes__", []):  # details that only the custodian may read
+            errors.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)

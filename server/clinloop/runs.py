@@ -49,9 +49,12 @@ def start(
     backends.choose(services.settings, accept_no_isolation=services.accept_no_isolation)
     folder = services.state.task(task_id)
     workspace = Workspace(folder.workspace, folder.revisions)
-    full_runs = [run for run in services.store.runs(task_id) if run.mode == "full" and run.status != "lost"]
+    known = services.store.runs(task_id)
+    if (repeated := next((run for run in known if request_id and run.request_id == request_id), None)) is not None:
+        return Started(repeated, False)
+    ended = [run for run in known if run.mode == "full" and run.status != "lost" and not run.is_active]
     chosen = workspace.snapshot() if not revision else workspace.revision(revision)
-    if mode == "full" and not full_runs:
+    if mode == "full" and not ended:
         chosen = workspace.revision("r1")
         hypothesis = hypothesis or "The baseline: the initial workspace, unchanged."
     if mode == "full" and len(hypothesis.strip()) < 10:

@@ -103,5 +103,14 @@ def _stored(file: Path) -> dict[str, object]:
 
 def download_environment() -> dict[str, str]:
     """Return the variables that a package download needs (home, proxies, certificates, uv's own): all that a supervisor inherits."""
-    names = ("HOME", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    names = (
+        "HOME",
+        "XDG_CACHE_HOME",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+    )
     return {key: value for key, value in os.environ.items() if key.upper() in names or key.startswith("UV_")}
