@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from clinloop.datasets.dataset import Dataset
 from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop_tools.common import State, tool, wait_seconds
-from clinloop_tools.replies import Reply, picture, shortened, structured
+from clinloop_tools.replies import Reply, picture, structured
 
 PAGE = 6_000
 """Characters of a page of lines."""
@@ -78,7 +79,7 @@ async def inspect_dataset(
     return structured(
         DatasetReply(
             status="ok",
-            next_step="Look at views 'audit', 'attributes' and 'gallery' too, then freeze the task with init_task."
+            next_step="Look at views 'audit' (everything, in pages), 'attributes' and 'gallery' too, then freeze the task with init_task."
             if view == "summary"
             else f"Page {page} of {pages}: the next is page {page + 1}."
             if page < pages
@@ -118,7 +119,7 @@ async def _ingest(services: Services, dataset: str, ctx: Context[Services]) -> d
     deadline, beat = time.monotonic() + wait_seconds(ctx, INGEST_WAIT_S), 0
     while True:
         left = deadline - time.monotonic()
-        progress = await anyio.to_thread.run_sync(ingestion.ingest_on_first_use, services, dataset, min(5.0, left))
+        progress = await anyio.to_thread.run_sync(ingestion.ingest_on_first_use, services, dataset, min(2.0, left))
         if progress is None or time.monotonic() >= deadline:
             return progress
         beat += 1
@@ -138,10 +139,10 @@ def _facts(dataset: Dataset, view: str, page: int) -> tuple[dict[str, Any], int]
 
 
 def pages_of(lines: list[str]) -> list[list[str]]:
-    """Divide lines into pages of at most PAGE characters, each line shortened to LINE; there is always a first page."""
+    """Divide lines into pages of at most PAGE characters, lines of more than LINE into several; there is always a first page."""
     pages: list[list[str]] = [[]]
     used = 0
-    for line in (shortened(line, LINE) for line in lines):
+    for line in (part for whole in lines for part in textwrap.wrap(whole, LINE)):
         if pages[-1] and used + len(line) > PAGE:
             pages.append([])
             used = 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
+from pathlib import Path
 
 from clinloop import delivery
 from clinloop.datasets.dataset import Dataset
@@ -14,7 +16,7 @@ from clinloop.store.rows import RunRow
 
 MISSES = 15
 """Pictures of one view of validation errors."""
-_TILE, _TEXT, _COLUMNS = 224, 40, 5
+_TILE, _TEXT, _TITLE, _GAP, _COLUMNS = 224, 36, 44, 10, 5
 
 
 def trajectory(services: Services, task_id: str) -> bytes:
@@ -38,39 +40,54 @@ def errors(services: Services, task_id: str, run: RunRow | None) -> bytes:
     """
     if run is None or run.mode != "full" or run.status != "succeeded":
         raise NotNow("View 'errors' needs a full run that succeeded; name it with `run`.")
-    from PIL import Image, ImageDraw
-
     task = services.store.task(task_id)
     folder = services.state.task(task_id)
     classes = list(task.spec.target_classes)
     with (folder.data / "val_truth.csv").open(encoding="utf-8", newline="") as file:
         truth = {row["case_id"]: row["label"] for row in csv.DictReader(file)}
-    misses: list[tuple[float, str, str]] = []
+    misses: list[tuple[float, str, str, str]] = []
     for case_id, row in service.read_probabilities(folder.run(run.name).predictions, classes).items():
         said = max(range(len(classes)), key=row.__getitem__)
         if classes[said] != truth[case_id]:
-            misses.append(
-                (
-                    row[said] - row[classes.index(truth[case_id])],
-                    case_id,
-                    f"{truth[case_id]}, said {classes[said]} {row[said]:.2f}",
-                )
-            )
+            true = classes.index(truth[case_id])
+            names = f"{truth[case_id]} ({row[true]:.2f})", f"taken for {classes[said]} ({row[said]:.2f})"
+            misses.append((row[said] - row[true], case_id, *names))
     if not misses:
         raise NotNow(f"{run.name} has no validation misses.")
     shown = sorted(misses, reverse=True)[:MISSES]
     services.store.spend_error_view(task_id, {"run": run.name, "cases": len(shown)})
     dataset = Dataset.load(services.settings.state, task.dataset)
-    rows = -(-len(shown) // _COLUMNS)
-    sheet = Image.new("RGB", (_COLUMNS * _TILE, rows * (_TILE + _TEXT)), "white")
+    title = f"{run.name}: {len(shown)} of {len(misses)} validation misses, the most confident first"
+    return _sheet(title, [(dataset.image_path(case_id), true, said) for _, case_id, true, said in shown])
+
+
+def _sheet(title: str, misses: list[tuple[Path, str, str]]) -> bytes:
+    """Return a PNG of images, each above what it is and what it was taken for."""
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+    columns = min(_COLUMNS, max(3, len(misses)))
+    rows = -(-len(misses) // columns)
+    sheet = Image.new("RGB", (columns * _TILE + _GAP, _TITLE + rows * (_TILE + _TEXT)), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (_, case_id, text) in enumerate(shown):
-        left, top = index % _COLUMNS * _TILE, index // _COLUMNS * (_TILE + _TEXT)
-        with Image.open(dataset.image_path(case_id)) as image:
-            tile = image.convert("RGB")
-            tile.thumbnail((_TILE - 8, _TILE - 8))
-        sheet.paste(tile, (left + (_TILE - tile.width) // 2, top + 4))
-        draw.text((left + 8, top + _TILE), f"true {text}", fill="black", font_size=15)
+    large, small = ImageFont.truetype(_font(), 18), ImageFont.truetype(_font(), 14)
+    draw.text((_GAP, 12), title, fill="#333333", font=large)
+    for index, (path, true, said) in enumerate(misses):
+        left, top = _GAP + index % columns * _TILE, _TITLE + index // columns * (_TILE + _TEXT)
+        side = _TILE - _GAP
+        with Image.open(path) as image:
+            tile = ImageOps.pad(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS, color="#eeeeee")
+        sheet.paste(tile, (left, top))
+        for line, (text, colour) in enumerate(((true, "black"), (said, "#b00020"))):
+            while draw.textlength(text, font=small) > side:
+                text = text[: max(1, len(text) * 9 // 10 - 1)] + "…"  # noqa: PLW2901
+            draw.text((left, top + side + 4 + 18 * line), text, fill=colour, font=small)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _font() -> str:
+    """Return the file of DejaVu Sans, which matplotlib brings: the font of Pillow has no letters beyond ASCII."""
+    found = importlib.util.find_spec("matplotlib")
+    assert found is not None and found.submodule_search_locations
+    return str(Path(found.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")

@@ -195,7 +195,7 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
         "incumbent_score": None if incumbent is None or incumbent.score is None else round(incumbent.score, 4),
         "primary_metric": task.spec.primary_metric,
         "run": run_view(run) if run else None,
-        "next_step": _next_step(facts, run),
+        "next_step": _next_step(facts, run, incumbent),
     }
     if run is not None:
         points = _validations(services, run)
@@ -215,7 +215,8 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
                 raise NotNow(
                     f"{run.name if run else 'This task'} has no scores{f' ({run.status})' if run else ''}; full runs that succeeded have."
                 )
-            values["scores"] = _rounded(run.scores)
+            order = "rows are true classes, columns decided classes, both in the order of per_class"
+            values["scores"] = {"confusion_is": order, **_rounded(run.scores)}
         case "runs":
             found = services.store.runs(task.id)
             until = next((at for at, row in enumerate(found, start=1) if run is not None and row.name == run.name), 0)
@@ -254,7 +255,7 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def _next_step(facts: TaskFacts, run: RunRow | None) -> str:
+def _next_step(facts: TaskFacts, run: RunRow | None, incumbent: RunRow | None) -> str:
     task, budget = facts.task, facts.budget
     if task.status not in ("open", "preparing"):
         return f"The task is {task.status}; finalize(task_id='{task.id}', run='{task.final_run}') returns its result."
@@ -273,13 +274,19 @@ def _next_step(facts: TaskFacts, run: RunRow | None) -> str:
     if run.mode == "smoke":
         return "The smoke test passed: start the full run with a hypothesis."
     if budget.runs_left == 0:
-        return "The budget is used: call finalize with the incumbent as `run`. Clients that ask for approval will ask for it here."
+        final = f"finalize(task_id='{task.id}', run='{incumbent.name}')" if incumbent else "init_task for a new task"
+        return f"The budget is used: call {final}. Clients that ask for approval will ask for it here."
+    if incumbent is None:
+        return "Form the next hypothesis from views 'scores', 'curve' and 'errors', edit, smoke-test, and run it."
     restore = (
         ""
-        if run.decision == "accepted"
-        else " The incumbent's code comes back with edit_workspace(operation='restore', revision=<its revision>)."
+        if run.name == incumbent.name
+        else f" The incumbent's code comes back with edit_workspace(operation='restore', revision='{incumbent.revision}')."
     )
-    return f"Form the next hypothesis from views 'scores', 'curve' and 'errors', edit, smoke-test, run; or finalize with the incumbent.{restore}"
+    return (
+        "Form the next hypothesis from views 'scores', 'curve' and 'errors', edit, smoke-test, run; or finalize with the incumbent, "
+        f"finalize(task_id='{task.id}', run='{incumbent.name}').{restore}"
+    )
 
 
 TOOL = tool(read_validation, title="Read validation", read_only=True, idempotent=True)
