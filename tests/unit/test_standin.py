@@ -93,7 +93,7 @@ def test_classes_come_at_the_real_proportions_with_a_few_of_each(root: Path) -> 
     public = {"MEL": 4522, "NV": 12875, "BCC": 3323, "AK": 867, "BKL": 2624, "DF": 239, "VASC": 253, "SCC": 628}
     found = Counter(labels(root, "Training").values())
     assert {label: found[label] for label in CLASSES} == pytest.approx(
-        {label: IMAGES * count / 25331 for label, count in public.items()}, abs=2
+        {label: IMAGES * count / 25331 for label, count in public.items()}, abs=5
     )
     assert min(found[label] for label in CLASSES) >= 8
 
