@@ -216,7 +216,8 @@ class _Agent:
             await self._call("edit_workspace", task_id=self._task, **edit)
         smoke = await self._run(step["name"], mode="smoke")
         if smoke["status"] != "succeeded":
-            log = await self._call("read_validation", task_id=self._task, run=smoke["run"], view="log")
+            phase = "predict" if smoke["reason"].startswith("predict") else "train"
+            log = await self._call("read_validation", task_id=self._task, run=smoke["run"], view="log", log=phase)
             last = [line for line in log["log"].splitlines() if line.strip()][-1:]
             self._screen.note(f"smoke test failed: {smoke['message']} {last[0] if last else ''}")
             return True
