@@ -75,7 +75,8 @@ def ingest_on_first_use(services: Services, name: str, wait_s: float) -> dict[st
     state = services.settings.state
     folder = roots.resolve_in_roots(name, services.settings.data_roots)
     if folder is None:
-        raise unknown("dataset", name, [*Dataset.list_names(state), *folders(services)])
+        hint = "Call inspect_dataset without arguments to list them; the custodian adds one with `clinloop data add`."
+        raise unknown("dataset", name, [*Dataset.list_names(state), *folders(services)], hint)
     status = state / "ingesting" / f"{stored_name(name)}.json"
     status.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = _read(status)

@@ -360,3 +360,17 @@ async def test_replace_wants_one_place_and_says_where_the_others_are(agent: Agen
     assert_is_clear(none + several, services)
     seen = await agent.call("edit_workspace", task_id=task_id, operation="log")
     assert [item["revision"] for item in seen["items"]] == ["r1"]
+
+
+async def test_what_a_refusal_quotes_from_a_file_is_cleaned(agent: Agent, services: Services) -> None:
+    task_id = await agent.begin()
+    text = "def decide():\n    \x1b]0;title\x07\x1b[31mTHRESHOLD = 0.5  # \u202egnp.exe\u200b\n"
+    created = await agent.call("edit_workspace", task_id=task_id, operation="create", path="a.py", text=text)
+    seen = await agent.call("edit_workspace", task_id=task_id, operation="view", path="a.py")
+    refusal = await agent.refused(
+        "edit_workspace", task_id=task_id, operation="replace", path="a.py", old="def decide():\n    x = 1\n", new="x"
+    )
+    assert "THRESHOLD = 0.5" in refusal and "THRESHOLD = 0.5" in seen["text"] and "not shown" in seen["note"]
+    assert_is_clear(refusal, services)
+    for reply in (str(created["diff"]), seen["text"]):
+        assert not set(reply) & set("\x07\x1b\u202e\u200b")

@@ -49,6 +49,8 @@ async def test_a_folder_is_ingested_on_first_use_with_progress(tmp_path: Path, e
 
     impatient = services.settings.model_copy(update={"wait_cap_s": 0.0})
     async with Client(build(Services(impatient, accept_no_isolation=True)), mode=era) as client:
+        early = await Agent(client).refused("init_task", dataset="moles", request=REQUEST, spec=SPEC)
+        assert "inspect it first" in early
         first = await Agent(client).call("inspect_dataset", dataset="moles")
         assert first["status"] == "ingesting" and set(first["facts"]["progress"]) == {"phase", "done", "total"}
     async with Client(build(services), mode=era, client_info=PATIENT) as client:

@@ -42,7 +42,7 @@ async def listed(services: Services, era: str) -> list[Tool]:
 
 def wire(tools: list[Tool]) -> str:
     found = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
-    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True) + "\n"  # the eras order keys differently
 
 
 @pytest.mark.parametrize("era", ERAS)

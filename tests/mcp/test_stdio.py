@@ -151,7 +151,9 @@ async def test_the_environment_of_the_client_reaches_neither_supervisor_nor_code
                 log = seen["log"]
                 assert seen["status"] in ("queued", "training"), seen
                 await anyio.sleep(0.1)
-        found = {pid: read_environment(pid) for pid in detached(state)}
+        servers = [read_environment(pid) for pid in processes(state, "serve")]
+        assert servers and all(SECRET in text for text in servers)  # the server has it, as with real clients
+        found = {pid: read_environment(pid) for pid in processes(state, "clinloop.supervisor")}
         assert found, "no supervisor is running"
         assert [pid for pid, text in found.items() if SECRET in text or "API_KEY" in text] == []
         assert SECRET not in log and "API_KEY" not in log
@@ -167,17 +169,17 @@ async def test_a_run_goes_on_when_the_client_and_its_server_are_gone(state: Path
         assert (await agent.wait(task_id, run))["status"] == "succeeded"
 
 
-def detached(state: Path) -> list[int]:
-    """Return the processes that belong to this state folder and are no server."""
+def processes(state: Path, word: str) -> list[int]:
+    """Return the processes that were started for this state folder with a certain argument."""
     found: list[int] = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
-            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if str(state) in words and "clinloop.supervisor" in words:
+        if str(state) in words and word in words:
             found.append(int(folder.name))
     return found
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from clinloop import tasks, templates
+from clinloop import ingestion, tasks, templates
+from clinloop.errors import NotNow
 from clinloop.spec import TaskSpec
 from clinloop_tools.common import State, tool
 from clinloop_tools.replies import Reply, structured, task_facts
@@ -56,6 +57,8 @@ def init_task(
     checked against the data and all problems come back at once. It cannot be changed afterwards. The same arguments return the same task.
     Next: read the workspace with edit_workspace, then start the baseline with run_training.
     """
+    if dataset in ingestion.folders(state):
+        raise NotNow(f"Folder {dataset!r} is not ingested yet: inspect it first, inspect_dataset(dataset={dataset!r}).")
     task = tasks.create(state, dataset_name=dataset, request=request, spec=spec, template=template, seed=seed)
     facts = task_facts(state, task.id)
     files = templates.find(task.template, task.spec.task_type).files
