@@ -54,7 +54,7 @@ def train(
     seconds = context.preset.smoke_seconds if smoke else context.preset.train_seconds
     deadline_unix, deadline = time.time() + seconds, time.monotonic() + seconds + GRACE_S
     cap = min(5, context.preset.validations) if smoke else context.preset.validations
-    name = f"{context.task.id}-{run.name}-train"
+    name = job_name(run, "train")
     _make_empty(context, name, folder.out)
     remove_tree(folder.session)
     folder.validations.unlink(missing_ok=True)
@@ -224,6 +224,17 @@ def _job(
     )
 
 
+def job_name(run: RunRow, phase: Literal["train", "predict"]) -> str:
+    """Return the name of a run's sandbox."""
+    return f"{run.task_id}-{run.name}-{phase}"
+
+
+def end_jobs(context: TaskContext, run: RunRow) -> None:
+    """End whatever a run has left running or mounted; nothing happens when there is nothing."""
+    context.sandbox.stop(job_name(run, "train"))
+    context.sandbox.stop(job_name(run, "predict"))
+
+
 def _make_empty(context: TaskContext, name: str, out: Path) -> None:
     """Make `out` an empty folder; a job of this name that outlived its supervisor is ended before, because it may still be mounted there."""
     context.sandbox.stop(name)
@@ -307,4 +318,4 @@ class _Answers:
         return {"score": round(score, 4), "best": better}
 
 
-__all__ = ["GRACE_S", "PREDICTIONS_CAP", "Ending", "predict", "train"]
+__all__ = ["GRACE_S", "PREDICTIONS_CAP", "Ending", "end_jobs", "job_name", "predict", "train"]

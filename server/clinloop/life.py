@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
     run = store.run(task_id, what)
     if not run.is_active:
         return
+    here: TaskContext | None = None
     try:
         here = context.assemble(store, task_id, launch_settings)
         folder = here.folder.run(run.name)
@@ -35,17 +37,27 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
         cases = context.cases_of(here, run, folder)
         context.export_code(here, run, folder)
         facts: dict[str, Any] = dict(run.facts)
-        if run.status == "queued":
-            if not _train(store, here, run, folder, cases, facts):
-                return
-        elif run.sandbox_ref:
-            here.sandbox.stop(run.sandbox_ref)
+        if run.status == "queued" and not _train(store, here, run, folder, cases, facts):
+            return
         if run.status == "scoring" or _predict(store, here, run, folder, cases, facts):
             _score(store, here, run, folder, cases, facts)
     except Exception as fault:
         _log.exception("fault while carrying %s of %s", what, task_id)
-        message = f"The run was lost; it is refunded while refunds last. Cause: {context.explain(fault)}"
-        store.settle_run(task_id, what, "lost", end_reason="server_fault", message=message)
+        _lose(store, here, run, f"The run was lost; it is refunded while refunds last. Cause: {context.explain(fault)}")
+
+
+def _lose(store: Store, here: TaskContext | None, run: RunRow, message: str) -> None:
+    """Settle a run that a fault of the server ended, as soon as that can be written and its sandbox cleared: the fault may be a full disk."""
+    for pause in (1, 2, 4, 8, 15):
+        try:
+            if here is not None:
+                execution.end_jobs(here, run)
+            store.settle_run(run.task_id, run.name, "lost", end_reason="server_fault", message=message)
+            return
+        except Exception:
+            _log.exception("%s of %s cannot be settled yet", run.name, run.task_id)
+            time.sleep(pause)
+    store.settle_run(run.task_id, run.name, "lost", end_reason="server_fault", message=message)
 
 
 def _train(
@@ -101,7 +113,7 @@ def _predict(
 ) -> bool:
     ending = execution.predict(
         here,
-        name=f"{run.task_id}-{run.name}-predict",
+        name=execution.job_name(run, "predict"),
         code=folder.code,
         checkpoint=folder.checkpoint,
         view=cases.view,
@@ -179,10 +191,9 @@ def _score(
 def _abandon(store: Store, here: TaskContext, run: RunRow) -> None:
     """Settle a run whose supervisor died while it trained: its sandbox is ended, the unit is given back."""
     try:
-        if run.sandbox_ref:
-            here.sandbox.stop(run.sandbox_ref)
+        execution.end_jobs(here, run)
     except SandboxUnavailable:
-        _log.exception("could not stop %s", run.sandbox_ref)
+        _log.exception("the sandbox of %s of %s cannot be cleared", run.name, run.task_id)
     message = (
         "The supervisor of this run died while it trained; the run is refunded while refunds last. Start it again."
     )
