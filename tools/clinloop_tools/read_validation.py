@@ -161,7 +161,7 @@ async def _wait(services: Services, run: RunRow, since: str, seconds: float, ctx
             break
         await anyio.sleep(0.25)
         beat += 1
-        if beat % 40 == 0:
+        if beat % 40 == 4:  # after a second, then every ten
             await ctx.report_progress(beat, None, f"{run.name}: {run.status}")
         if beat % 20 == 0:
             await anyio.to_thread.run_sync(runs.recover, services, run.task_id)
