@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
+
 from clinloop.scoring import service
 from clinloop.scoring.bootstrap import bootstrap, draw_counts
 from clinloop.scoring.weighted import Cases
-from sklearn.metrics import roc_auc_score
 
 N, RESAMPLES, REPEATS = 6191, 2000, 3
 CLASSES = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"]

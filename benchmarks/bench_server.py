@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clinloop import ingestion
-from clinloop.services import Services
-from clinloop.settings import load_settings
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
+
+from clinloop import ingestion
+from clinloop.services import Services
+from clinloop.settings import load_settings
 
 EMPTY = "from mcp.server import MCPServer; MCPServer('empty').run('stdio')"
 STARTS, CALLS = 9, 40

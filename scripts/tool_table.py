@@ -16,7 +16,14 @@ def render() -> str:
     for tool in TOOLS:
         assert tool.annotations is not None
         hints = [text for name, text in HINTS.items() if getattr(tool.annotations, name)]
-        lines += [f"## `{tool.name}`: {tool.title}", "", tool.description, "", f"Hints: {', '.join(hints) or 'changes something'}.", ""]
+        lines += [
+            f"## `{tool.name}`: {tool.title}",
+            "",
+            tool.description,
+            "",
+            f"Hints: {', '.join(hints) or 'changes something'}.",
+            "",
+        ]
         lines += ["| argument | needed | meaning |", "|---|---|---|"]
         required = tool.parameters.get("required", [])
         for name, schema in tool.parameters["properties"].items():

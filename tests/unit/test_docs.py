@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
 
 
 def test_the_tool_table_is_current() -> None:
@@ -53,6 +55,8 @@ def test_every_promise_has_an_id_of_its_own() -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("tool", ["inspect_dataset", "init_task", "edit_workspace", "run_training", "read_validation", "finalize"])
+@pytest.mark.parametrize(
+    "tool", ["inspect_dataset", "init_task", "edit_workspace", "run_training", "read_validation", "finalize"]
+)
 def test_every_tool_has_a_promise(tool: str) -> None:
     assert any(guarantee["tool"] == tool for guarantee in guarantees())

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+
 from clinloop.resources import resource
 
 CLASSES = ["cat", "dog", "emu"]

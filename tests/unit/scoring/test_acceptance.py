@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+
 from clinloop.errors import BadInput
 from clinloop.scoring.acceptance import Mode, decide
 from clinloop.scoring.bootstrap import bootstrap, p_of_gain

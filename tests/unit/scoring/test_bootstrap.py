@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from clinloop.scoring.bootstrap import bootstrap, draw_counts, interval, p_of_gain, p_two_sided
 from clinloop.scoring.weighted import Cases, evaluate_once
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from sklearn import metrics as oracle
+
 from clinloop.errors import BadInput
 from clinloop.scoring.classification import METRICS, is_higher_better, parse_rule, resolve, title
 from clinloop.scoring.operating import fix_operating_point, fix_operating_points
 from clinloop.scoring.weighted import Cases, confusion, evaluate, evaluate_once, thresholds_of
-from sklearn import metrics as oracle
 
 CLASSES = ["A", "B", "C_x"]
 NAMES = [metric.of("B") if metric.per_class else metric.name for metric in METRICS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from clinloop.errors import BadPredictions
 from clinloop.scoring.parse import MAX_BYTES, max_bytes, parse_predictions
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from clinloop.errors import BadInput, BadPredictions, Refusal
 from clinloop.scoring import service
 from clinloop.scoring.classification import METRICS
