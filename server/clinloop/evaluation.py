@@ -213,27 +213,28 @@ def _frozen(here: TaskContext, store: Store) -> list[Frozen]:
 
 
 def _rehearse(here: TaskContext, model: Frozen) -> None:
-    """Predict a few validation images with the frozen copy: they must get what they got when the run was scored."""
+    """Predict a few validation images with the frozen copy, under new names: they must get what they got when the run was scored."""
     known = service.read_probabilities(here.folder.run(model.run).predictions, here.classes)
     chosen = sorted(known)[:CANARIES]
     view = here.folder.final / "rehearsal"
     known_cases = {case.case_id: case for case in here.dataset.cases("val")}
     remove_tree(view)
-    prepare_predict_view([known_cases[case_id] for case_id in chosen], view)
+    names = {case_id: secrets.token_hex(6) for case_id in chosen}
+    prepare_predict_view([known_cases[case_id] for case_id in chosen], view, new_ids=names)
     ending = _predict(here, model, view, "rehearsal")
     remove_tree(view)
     if ending is not None:
         raise _RehearsalFailed(f"predict.py of {model.run} failed on validation images: {ending}")
     try:
         again = service.read_probabilities(
-            model.folder / "rehearsal" / "predictions.csv", here.classes, expected=chosen
+            model.folder / "rehearsal" / "predictions.csv", here.classes, expected=list(names.values())
         )
     except BadPredictions as failure:
         raise _RehearsalFailed(f"predict.py of {model.run} wrote invalid predictions: {failure}") from failure
-    if (largest := _largest_difference(known, again, {case_id: case_id for case_id in chosen})) > TOLERANCE:
+    if (largest := _largest_difference(known, again, names)) > TOLERANCE:
         raise _RehearsalFailed(
             f"predict.py of {model.run} is not reproducible: on {len(chosen)} validation images a probability differs by {largest:.3g} from the "
-            f"run's own predictions (allowed {TOLERANCE:g}); make it deterministic and independent of which other images it sees."
+            f"run's own predictions (allowed {TOLERANCE:g}); make it deterministic and independent of the names, the order and the number of images."
         )
 
 

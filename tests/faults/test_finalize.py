@@ -184,33 +184,37 @@ def test_predictions_that_break_their_contract_on_test_images_make_the_task_inva
 
 
 @pytest.mark.parametrize(
-    ("body", "order_ok"),
+    "body",
     [
-        # Recognises the validation images by their ids and answers other images differently.
-        (
-            "known = set(Path(args.checkpoint).read_text().split())\nif not known & set(cases): rows = [[0.2, 0.3, 0.5]] * len(cases)",
-            True,
-        ),
-        # Lets the place in the list decide.
-        ("rows = [[(i % 7) / 7, (6 - i % 7) / 7, 1 / 7] for i in range(len(cases))]", False),
+        "known = set(Path(args.checkpoint).read_text().split())\nif not known & set(cases): rows = [[0.2, 0.3, 0.5]] * len(cases)",
+        "rows = [[(i % 7) / 7, (6 - i % 7) / 7, 1 / 7] for i in range(len(cases))]",
     ],
-    ids=["by their ids", "by their order"],
+    ids=["the ids of validation images", "the place in the list"],
 )
-def test_a_predictor_that_tells_canaries_from_validation_images_is_caught(lab: Lab, body: str, order_ok: bool) -> None:
+def test_a_predictor_that_goes_by_something_else_than_pixels_is_caught_in_the_rehearsal(lab: Lab, body: str) -> None:
     remember = "session.checkpoint.write_text(' '.join(case.case_id for case in session.val_cases()))"
     task = lab.task(train_code(remember), predict_code(body))
     lab.full(task)
 
     lab.finalize(task)
-    ended = lab.evaluated(task)
+    back = lab.evaluated(task)
 
-    if ended.status == "open":
-        assert "not reproducible" in ended.phase
-        assert "unsealing" not in lab.events(task)
-    else:
-        integrity = report_of(lab, task)["integrity"]
-        assert all(check["agreeing"] < check["n"] for check in integrity["canaries"]), integrity
-        assert all(audit["ok"] is order_ok for audit in integrity["order"]), integrity
+    assert back.status == "open" and "not reproducible" in back.phase, back
+    assert "unsealing" not in lab.events(task)
+    lab.check(task)
+
+
+def test_a_predictor_that_answers_a_larger_set_of_images_differently_is_shown_by_the_canaries(lab: Lab) -> None:
+    val = lab.services.state.task(lab.task()).data / "view" / "images"
+    n_val = len(list(val.iterdir()))
+    task = lab.task(predict=predict_code(f"if len(cases) > {n_val}: rows = [[0.2, 0.3, 0.5]] * len(cases)"))
+    lab.full(task)
+
+    lab.finalize(task)
+
+    assert lab.evaluated(task).status == "evaluated"
+    integrity = report_of(lab, task)["integrity"]
+    assert all(check["agreeing"] < check["n"] for check in integrity["canaries"]), integrity
     lab.check(task)
 
 

@@ -60,8 +60,10 @@ async def finalize(
             await ctx.report_progress(beat, None, task.phase)
         task = state.store.task(task_id)
     facts = task_facts(state, task_id)
-    if task.status == "open":  # given back by a failed rehearsal
-        next_step = f"The rehearsal failed and the test set is still sealed: {task.phase} Correct the workspace, run it, and finalize again."
+    if task.status == "open":  # given back
+        next_step = (
+            f"The evaluation ended before the test set was opened: {task.phase} Put that right, then finalize again."
+        )
     elif task.result is None:
         next_step = f"Call finalize(task_id='{task_id}', run='{run}') again in a while; it returns the stored result."
     else:

@@ -9,11 +9,13 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from clinloop.errors import SandboxUnavailable
+from clinloop.files import remove_tree
 from clinloop.sandbox import cgroups, linux, processes, seccomp
 from clinloop.sandbox.base import Exit, Job, Mount, Probe
 from clinloop.sandbox.child import Child
@@ -26,6 +28,8 @@ from clinloop.settings import Limits, Settings
 
 _BWRAP_PATH = "/usr/bin:/usr/local/bin:/bin"
 _PIPE_BYTES = 1 << 20
+_PROBE_S = 60.0
+"""A probe that is older was killed."""
 _BEST_EFFORT = {
     "memory": "best effort: watcher of the processes' memory",
     "pids": "best effort: RLIMIT_NPROC",
@@ -45,6 +49,7 @@ class Bubblewrap:
 
     def __init__(self, settings: Settings) -> None:
         self._records = Records(settings.state / "sandboxes")
+        self._probes = settings.state / "probes"
         self._own_folders = (settings.state, settings.cache)
         self._jobs = dict[str, Running]()
         self._probe: Probe | None = None
@@ -61,15 +66,29 @@ class Bubblewrap:
             self._probe = Probe(not problem, problem, fix, tiers)
         return self._probe
 
+    @contextmanager
+    def _scratch(self) -> Generator[Path]:
+        """Yield a folder for one probe; what a process left that was killed in its probe is cleared."""
+        self._probes.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for stale in self._probes.iterdir():
+            if time.time() - stale.stat(follow_symlinks=False).st_mtime > _PROBE_S:
+                self.stop(stale.name)
+                remove_tree(stale)
+        folder = self._probes / f"probe-{secrets.token_hex(6)}"
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            remove_tree(folder)
+
     def _try(self) -> tuple[str, Mapping[str, str]]:
         """Return (what went wrong or "", the tiers)."""
-        with tempfile.TemporaryDirectory(prefix="clinloop-probe-") as scratch:
-            folder = Path(scratch)
+        with self._scratch() as folder:
             for name in ("in", "out"):
                 (folder / name).mkdir(mode=0o700)
             (folder / "in" / "file").touch(mode=0o600)
             job = Job(
-                name=f"probe-{secrets.token_hex(6)}",
+                name=folder.name,
                 argv=("/bin/sh", "-c", "cat /in/file && ! touch /in/file 2>&- && echo 1 >/out/file && exit 7"),
                 workdir="/",
                 mounts=(Mount(folder / "in", "/in"), Mount(folder / "out", "/out", writable=True)),
@@ -82,7 +101,7 @@ class Bubblewrap:
                     shm_bytes=1 << 20,
                     log_bytes=4096,
                 ),
-                wall_seconds=20,
+                wall_seconds=_PROBE_S / 3,
                 log=folder / "log",
             )
             try:

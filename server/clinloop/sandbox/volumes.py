@@ -88,7 +88,11 @@ class Volume(NamedTuple):
         if not os.path.ismount(self.source):
             return False
         system = os.statvfs(self.source)
-        return system.f_ffree == 0 or system.f_bavail * 200 < system.f_blocks
+        return (
+            system.f_ffree == 0
+            or system.f_bavail * 200 < system.f_blocks
+            or system.f_bavail * system.f_frsize < 1 << 20
+        )
 
     def settle(self) -> list[str]:
         """Replace the folder by a copy of its regular files that we own; return what was left out, by relative path.

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from clinloop.errors import NotNow
+
+_DISK_ERRORS = ("database or disk is full", "disk I/O error", "unable to open database file")
 _MIGRATIONS = (("m001_schema", "schema.sql"),)
 
 
@@ -40,13 +43,24 @@ class Database:
 
     @contextmanager
     def connect(self) -> Generator[sqlite3.Connection]:
-        """Yield a connection for reading."""
+        """Yield a connection for reading.
+
+        Raises:
+            NotNow: the disk is full or fails; without room for its log SQLite cannot even read.
+        """
         connection = sqlite3.connect(self._file, timeout=30, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             yield connection
+        except sqlite3.OperationalError as error:
+            if not str(error).startswith(_DISK_ERRORS):
+                raise
+            raise NotNow(
+                f"The server's store cannot be used ({error}), most likely because its disk is full; nothing was recorded. "
+                "Tell the custodian, then repeat the call."
+            ) from error
         finally:
             connection.close()
 

@@ -11,10 +11,10 @@ import itertools
 import os
 import resource
 import signal
-import sqlite3
 import sys
 from pathlib import Path
 
+from clinloop.errors import NotNow
 from clinloop.spec import TaskSpec
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
@@ -61,7 +61,7 @@ def full(state: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     try:
         store.record("dataset:skin", "noted", {"text": "x" * (10 << 20)})
-    except sqlite3.Error as error:
+    except NotNow as error:
         print(type(error).__name__, error)
 
 

@@ -86,7 +86,9 @@ def test_a_full_disk_is_reported_as_such_and_leaves_the_store_whole(state: Path,
         [sys.executable, str(DOOMED), str(state), "full"], capture_output=True, text=True, timeout=60, check=True
     )
 
-    assert re.fullmatch(r"OperationalError (database or disk is full|disk I/O error)\n", full.stdout)
+    assert re.fullmatch(
+        r"NotNow The server's store cannot be used \((database or disk is full|disk I/O error)\).*\n", full.stdout
+    )
     assert store.ledger("dataset:skin") == before
     store.record("dataset:skin", "noted", {})
 
