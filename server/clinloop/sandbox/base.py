@@ -100,5 +100,8 @@ def basic_environment(job: Job, *, home: str) -> dict[str, str]:
     if job.argv[0].startswith("/"):
         folders.insert(0, str(Path(job.argv[0]).parent))
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    basics = {"PATH": ":".join(dict.fromkeys(folders)), "HOME": home, **dict.fromkeys(counts, threads)}
+    # Threads that spin while they wait for one that the machine is not running: one busy neighbour on two cores made a training step
+    # of timm's test_resnet take 2.0 s instead of 0.12 s.
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
+    basics = {"PATH": ":".join(dict.fromkeys(folders)), "HOME": home, **dict.fromkeys(counts, threads), **waiting}
     return basics | dict(job.environment)
