@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Both set up everything that they need.
 
-.PHONY: help setup demo test check lint tests bench snapshots
+.PHONY: help setup demo test check lint tests bench
 
 help:
 	@echo "make demo   play the whole loop: images -> agent over MCP -> report (about five minutes on two cores)"
@@ -22,7 +22,8 @@ lint: setup
 	.venv/bin/lint-imports
 
 tests: setup
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist loadfile -m "not slow"
+	.venv/bin/pytest -m slow
 
 bench: setup
 	.venv/bin/python benchmarks/run.py
