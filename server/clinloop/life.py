@@ -66,10 +66,10 @@ def _train(
     facts |= {
         "backend": here.sandbox.name,
         "environment": here.environment.digest,
-        "tiers": dict(here.sandbox.probe().tiers),
     }
 
     def started(ref: str, deadline_unix: float) -> None:
+        facts["tiers"] = dict(here.sandbox.tiers(ref))
         store.advance_run(
             run.task_id,
             run.name,
