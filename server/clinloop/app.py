@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -40,4 +41,7 @@ def build(services: Services) -> MCPServer:
 def serve_stdio(services: Services) -> None:
     """Serve one client on standard input and output until it goes; runs go on without it."""
     os.umask(0o077)
-    build(services).run("stdio")
+    server = build(services)
+    gc.enable()
+    gc.freeze()
+    server.run("stdio")

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.table import Table
 
 from clinloop import __version__
 from clinloop.errors import BadInput, Refusal, unknown
@@ -27,6 +18,10 @@ from clinloop.services import Services
 from clinloop.settings import Backend, load_settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+    from rich.table import Table
+
     from clinloop.datasets.dataset import Dataset
 
 app = typer.Typer(
@@ -46,7 +41,21 @@ task_app = typer.Typer(no_args_is_help=True, help="Tasks: list, show.", epilog="
 app.add_typer(data_app, name="data")
 app.add_typer(task_app, name="task")
 
-out = Console()
+
+@cache
+def out(*, errors: bool = False) -> Console:
+    """Return the terminal; imported late, because `serve` has no use for it and must answer quickly."""
+    from rich.console import Console
+
+    return Console(stderr=errors, style="red" if errors else None)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    from rich.table import Table
+
+    return Table(*columns, title=title)
+
+
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder. Default: CLINLOOP_STATE, else the user's data folder.")
 ]
@@ -69,7 +78,7 @@ def main() -> None:
     try:
         app()
     except Refusal as refusal:
-        errors = Console(stderr=True, style="red")
+        errors = out(errors=True)
         errors.print(f"clinloop: {refusal}", highlight=False, markup=False, soft_wrap=True)
         for note in getattr(refusal, "__notes__", []):  # details that only the custodian may read
             errors.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
@@ -77,7 +86,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
-        Console(stderr=True).print(
+        out(errors=True).print(
             f"clinloop: {error.strerror or error} ({error.filename or 'no file'}).",
             style="red",
             highlight=False,
@@ -98,7 +107,7 @@ def _services(
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        out.print(f"clinloop {__version__}", highlight=False)
+        out().print(f"clinloop {__version__}", highlight=False)
         raise typer.Exit
 
 
@@ -116,6 +125,7 @@ def serve(
     """Serve the six tools to an MCP client."""
     if not stdio:
         raise BadInput("Say how to serve: clinloop serve --stdio.")
+    gc.disable()  # imports make no garbage, but the collector would walk through them again and again: a tenth of the start
     from clinloop.app import serve_stdio
 
     roots = tuple(root.expanduser().absolute() for root in data_root or [])
@@ -148,7 +158,7 @@ def standin(
             seed=seed,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    out.print(
+    out().print(
         f"Wrote a stand-in of {name} to {target}. Add it: clinloop data add {target} --name {name}", highlight=False
     )
 
@@ -195,7 +205,7 @@ def data_add(
             on_leak=on_leak,
             progress=_phases(progress),
         )
-    out.print(f"Dataset {dataset.name} is ready. {dataset.record.layout_reason}", highlight=False, soft_wrap=True)
+    out().print(f"Dataset {dataset.name} is ready. {dataset.record.layout_reason}", highlight=False, soft_wrap=True)
     _print_dataset(services, dataset.name)
 
 
@@ -205,12 +215,12 @@ def data_list(state: StateOption = None) -> None:
     from clinloop.datasets.dataset import Dataset
 
     services = _services(state)
-    table = Table("name", "layout", "classes", "train", "val", "test")
+    table = _table("name", "layout", "classes", "train", "val", "test")
     for name in Dataset.list_names(services.settings.state):
         dataset = Dataset.load(services.settings.state, name)
         sums = [str(sum(counts.values())) for counts in _counts(dataset).values()]
         table.add_row(name, dataset.record.layout, str(len(dataset.classes)), *sums)
-    out.print(table)
+    out().print(table)
 
 
 @data_app.command("show", epilog="Example: clinloop data show isic")
@@ -241,7 +251,7 @@ def data_remove(
         typer.confirm(f"Remove dataset {name} and its hidden test part?", abort=True)
     remove(services.settings.state, name)
     services.store.record(f"dataset:{name}", "removed", {})
-    out.print(f"Removed {name}.", highlight=False)
+    out().print(f"Removed {name}.", highlight=False)
 
 
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
@@ -256,21 +266,21 @@ def _print_dataset(services: Services, name: str) -> None:
     from clinloop.datasets.dataset import Dataset
 
     dataset = Dataset.load(services.settings.state, name)
-    table = Table(
+    table = _table(
         "class", "train", "val", "test", title=f"{name}: {dataset.record.layout}, grouped by {dataset.group_kind}"
     )
     for label in dataset.classes:
         table.add_row(label, *(str(counts.get(label, 0)) for counts in _counts(dataset).values()))
-    out.print(table)
+    out().print(table)
     for line in dataset.audit_lines():
-        out.print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
+        out().print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 @task_app.command("list", epilog="Example: clinloop task list")
 def task_list(state: StateOption = None) -> None:
     """List the tasks, newest first."""
     services = _services(state)
-    table = Table("task", "dataset", "status", "runs left", "incumbent", "score", "created")
+    table = _table("task", "dataset", "status", "runs left", "incumbent", "score", "created")
     for task in services.store.tasks():
         incumbent = services.store.incumbent(task.id)
         score = f"{incumbent.score:.4f}" if incumbent and incumbent.score is not None else ""
@@ -278,7 +288,7 @@ def task_list(state: StateOption = None) -> None:
         table.add_row(
             task.id, task.dataset, task.status, left, incumbent.name if incumbent else "", score, task.created_at[:19]
         )
-    out.print(table)
+    out().print(table)
 
 
 @task_app.command("show", epilog="Example: clinloop task show isic-3f9a2c")
@@ -286,18 +296,18 @@ def task_show(task_id: str, state: StateOption = None) -> None:
     """Show a task: request, contract, runs with decisions."""
     services = _services(state)
     task = services.store.task(task_id)
-    out.print(f"[bold]{task.id}[/bold] on {task.dataset}: {task.status} {task.phase}", highlight=False)
-    out.print(task.request, markup=False, highlight=False)
-    out.print_json(json.dumps(task.spec.model_dump(mode="json")))
-    table = Table("run", "status", "revision", task.spec.primary_metric, "decision", "reason", "hypothesis")
+    out().print(f"[bold]{task.id}[/bold] on {task.dataset}: {task.status} {task.phase}", highlight=False)
+    out().print(task.request, markup=False, highlight=False)
+    out().print_json(json.dumps(task.spec.model_dump(mode="json")))
+    table = _table("run", "status", "revision", task.spec.primary_metric, "decision", "reason", "hypothesis")
     for run in services.store.runs(task_id):
         score = "" if run.score is None else f"{run.score:.4f}"
         table.add_row(
             run.name, run.status, run.revision, score, run.decision, run.reason or run.end_reason, run.hypothesis[:80]
         )
-    out.print(table)
+    out().print(table)
     if task.result:
-        out.print_json(json.dumps(task.result))
+        out().print_json(json.dumps(task.result))
 
 
 @app.command(epilog="Example: clinloop report isic-3f9a2c")
@@ -310,7 +320,7 @@ def report(task_id: str, state: StateOption = None) -> None:
         raise BadInput(
             f"Task {task_id} is {task.status} and has no report yet; the agent calls finalize, then it is written."
         )
-    out.print(str(folder / "report.html"), highlight=False, soft_wrap=True)
+    out().print(str(folder / "report.html"), highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: clinloop verify ./report")
@@ -326,8 +336,8 @@ def verify(
     verification = verify_report(path, head=head)
     for check in verification.checks:
         mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
-        out.print(f"{mark} {check.name}: ", end="", highlight=False)
-        out.print(check.detail, markup=False, highlight=False, soft_wrap=True)
+        out().print(f"{mark} {check.name}: ", end="", highlight=False)
+        out().print(check.detail, markup=False, highlight=False, soft_wrap=True)
     if not verification.ok:
         raise BadInput("The report does not verify.")
 
@@ -337,7 +347,7 @@ def doctor(state: StateOption = None, sandbox: SandboxOption = None, accept: Acc
     """Say what is installed, which sandbox will be used with what enforced how, and what may be claimed about the test set."""
     from clinloop.doctor import examine
 
-    if not examine(_services(state, sandbox, accept), out):
+    if not examine(_services(state, sandbox, accept), out()):
         raise typer.Exit(1)
 
 
@@ -371,18 +381,20 @@ def demo(
         json_file=json_file,
         sandbox=sandbox,
         accept=accept,
-        console=out,
+        console=out(),
     )
 
 
 def _progress() -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=out,
+        console=out(),
         transient=True,
     )
 

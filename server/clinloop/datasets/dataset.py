@@ -13,13 +13,15 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from clinloop.datasets.case import Split, TaskType
-from clinloop.datasets.findings import Audit
 from clinloop.errors import BadInput, NotNow, unknown
+
+if TYPE_CHECKING:
+    from clinloop.datasets.findings import Audit
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MTIME = 946_684_800
@@ -209,6 +211,8 @@ class Dataset:
     @cached_property
     def audit(self) -> Audit:
         """What the audit found in train and val."""
+        from clinloop.datasets.findings import Audit  # late: its models cost a server's start 10 ms
+
         return Audit.model_validate_json((self.folder / "audit.json").read_text(encoding="utf-8"))
 
     def audit_lines(self) -> list[str]:
