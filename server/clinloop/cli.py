@@ -5,24 +5,26 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clinloop import __version__
+from clinloop.cli_data import data_app
 from clinloop.errors import BadInput, Refusal, unknown
-from clinloop.services import Services
-from clinloop.settings import Backend, load_settings
+from clinloop.terminal import (
+    AcceptOption,
+    SandboxOption,
+    StateOption,
+    out,
+    progress_bars,
+    services_of,
+    table,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-    from rich.table import Table
-
-    from clinloop.datasets.dataset import Dataset
+    pass
 
 app = typer.Typer(
     name="clinloop",
@@ -32,45 +34,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Example: clinloop demo",
 )
-data_app = typer.Typer(
-    no_args_is_help=True,
-    help="Datasets: add, list, show, remove.",
-    epilog="Example: clinloop data add ./isic2019 --name isic",
-)
 task_app = typer.Typer(no_args_is_help=True, help="Tasks: list, show.", epilog="Example: clinloop task list")
 app.add_typer(data_app, name="data")
 app.add_typer(task_app, name="task")
-
-
-@cache
-def out(*, errors: bool = False) -> Console:
-    """Return the terminal; imported late, because `serve` has no use for it and must answer quickly."""
-    from rich.console import Console
-
-    return Console(stderr=errors, style="red" if errors else None)
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    from rich.table import Table
-
-    return Table(*columns, title=title)
-
-
-StateOption = Annotated[
-    Path | None, typer.Option("--state", help="State folder. Default: CLINLOOP_STATE, else the user's data folder.")
-]
-SandboxOption = Annotated[
-    str | None,
-    typer.Option(
-        "--sandbox", help="auto (bubblewrap), bubblewrap, or none (isolates nothing; needs --i-accept-no-isolation)."
-    ),
-]
-AcceptOption = Annotated[
-    bool,
-    typer.Option(
-        "--i-accept-no-isolation", help="Run the agent's code as a plain process that can read whatever you can read."
-    ),
-]
 
 
 def main() -> None:
@@ -93,15 +59,6 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(1)
-
-
-def _services(
-    state: Path | None, sandbox: str | None = None, accept: bool = False, roots: tuple[Path, ...] = ()
-) -> Services:
-    known = Backend.__args__
-    if sandbox is not None and sandbox not in known:
-        raise unknown("sandbox", sandbox, known)
-    return Services(load_settings(state, sandbox=sandbox, data_roots=roots or None), accept_no_isolation=accept)
 
 
 @app.callback(invoke_without_command=True)
@@ -131,7 +88,7 @@ def serve(
     roots = tuple(root.expanduser().absolute() for root in data_root or [])
     if missing := [str(root) for root in roots if not root.is_dir()]:
         raise BadInput(f"--data-root: {', '.join(missing)} is no folder.")
-    serve_stdio(_services(state, sandbox, accept, roots))
+    serve_stdio(services_of(state, sandbox, accept, roots))
 
 
 @app.command(epilog="Example: clinloop standin isic2019 ./isic2019 --images 2000 --seed 1")
@@ -150,7 +107,7 @@ def standin(
         raise unknown("stand-in", name, STANDINS)
     if target.exists() and any(target.iterdir()):
         raise BadInput(f"{target} is not empty; name a new folder.")
-    with _progress() as progress:
+    with progress_bars() as progress:
         bar = progress.add_task("drawing", total=None)
         STANDINS[name](
             target,
@@ -163,149 +120,36 @@ def standin(
     )
 
 
-@data_app.command("add", epilog="Example: clinloop data add ./isic2019 --name isic --layout isic2019")
-def data_add(
-    path: Annotated[Path, typer.Argument(help="Folder as it was unpacked.", exists=True, file_okay=False)],
-    name: Annotated[str, typer.Option(help="Name of the dataset for agents: letters, digits, - and _.")],
-    layout: Annotated[str, typer.Option(help="isic2019, class_folders, csv_manifest, or auto.")] = "auto",
-    group_by: Annotated[
-        str | None, typer.Option(help="csv_manifest: column that says which images belong together (patient, lesion).")
-    ] = None,
-    image_column: Annotated[str | None, typer.Option(help="csv_manifest: column of image paths.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="csv_manifest: column of labels.")] = None,
-    test: Annotated[str, typer.Option(help='"official", or the share of groups to hide, e.g. 0.2.')] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    cache_px: Annotated[
-        list[int] | None, typer.Option(help="Side of a decoded cache, repeatable. Default 64 and 224.")
-    ] = None,
-    on_leak: Annotated[
-        str,
-        typer.Option(
-            help="When test cases also stand in training: refuse, drop (from training), or a reason to accept."
-        ),
-    ] = "refuse",
-    state: StateOption = None,
-) -> None:
-    """Read a folder, audit it, split it by group and hide its test part. Can be repeated after an interruption."""
-    from clinloop import ingestion
-
-    services = _services(state)
-    given = {"image_column": image_column, "label_column": label_column, "group_by": group_by}
-    columns = {key: value for key, value in given.items() if value is not None}
-    with _progress() as progress:
-        dataset = ingestion.add(
-            services,
-            path,
-            name,
-            layout=layout,
-            columns=columns,
-            test=test,
-            seed=seed,
-            cache_px=tuple(cache_px or (64, 224)),
-            on_leak=on_leak,
-            progress=_phases(progress),
-        )
-    out().print(f"Dataset {dataset.name} is ready. {dataset.record.layout_reason}", highlight=False, soft_wrap=True)
-    _print_dataset(services, dataset.name)
-
-
-@data_app.command("list", epilog="Example: clinloop data list")
-def data_list(state: StateOption = None) -> None:
-    """List the datasets."""
-    from clinloop.datasets.dataset import Dataset
-
-    services = _services(state)
-    table = _table("name", "layout", "classes", "train", "val", "test")
-    for name in Dataset.list_names(services.settings.state):
-        dataset = Dataset.load(services.settings.state, name)
-        sums = [str(sum(counts.values())) for counts in _counts(dataset).values()]
-        table.add_row(name, dataset.record.layout, str(len(dataset.classes)), *sums)
-    out().print(table)
-
-
-@data_app.command("show", epilog="Example: clinloop data show isic")
-def data_show(name: str, state: StateOption = None) -> None:
-    """Show what is known about a dataset, its audit included (custodian's view: counts of the test part too)."""
-    _print_dataset(_services(state), name)
-
-
-@data_app.command("remove", epilog="Example: clinloop data remove isic --yes")
-def data_remove(
-    name: str,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    state: StateOption = None,
-) -> None:
-    """Remove a dataset; tasks that used it keep their reports but can run no more."""
-    from clinloop.datasets.dataset import Dataset, remove
-
-    services = _services(state)
-    Dataset.load(services.settings.state, name)
-    users = [
-        task.id
-        for task in services.store.tasks()
-        if task.dataset == name and task.status in ("open", "evaluating", "unsealed")
-    ]
-    if users:
-        raise BadInput(f"Dataset {name} is used by open tasks ({', '.join(users[:5])}); finalize them first.")
-    if not yes:
-        typer.confirm(f"Remove dataset {name} and its hidden test part?", abort=True)
-    remove(services.settings.state, name)
-    services.store.record(f"dataset:{name}", "removed", {})
-    out().print(f"Removed {name}.", highlight=False)
-
-
-def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Return cases by split and class, test included: for the custodian's eyes only."""
-    from clinloop.datasets import vault
-
-    test = Counter(case.label for case in vault.open_test(dataset.folder))
-    return {"train": dataset.counts["train"], "val": dataset.counts["val"], "test": dict(test)}
-
-
-def _print_dataset(services: Services, name: str) -> None:
-    from clinloop.datasets.dataset import Dataset
-
-    dataset = Dataset.load(services.settings.state, name)
-    table = _table(
-        "class", "train", "val", "test", title=f"{name}: {dataset.record.layout}, grouped by {dataset.group_kind}"
-    )
-    for label in dataset.classes:
-        table.add_row(label, *(str(counts.get(label, 0)) for counts in _counts(dataset).values()))
-    out().print(table)
-    for line in dataset.audit_lines():
-        out().print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
-
-
 @task_app.command("list", epilog="Example: clinloop task list")
 def task_list(state: StateOption = None) -> None:
     """List the tasks, newest first."""
-    services = _services(state)
-    table = _table("task", "dataset", "status", "runs left", "incumbent", "score", "created")
+    services = services_of(state)
+    rows = table("task", "dataset", "status", "runs left", "incumbent", "score", "created")
     for task in services.store.tasks():
         incumbent = services.store.incumbent(task.id)
         score = f"{incumbent.score:.4f}" if incumbent and incumbent.score is not None else ""
         left = str(services.store.balance(task.id).get("run", 0))
-        table.add_row(
+        rows.add_row(
             task.id, task.dataset, task.status, left, incumbent.name if incumbent else "", score, task.created_at[:19]
         )
-    out().print(table)
+    out().print(rows)
 
 
 @task_app.command("show", epilog="Example: clinloop task show isic-3f9a2c")
 def task_show(task_id: str, state: StateOption = None) -> None:
     """Show a task: request, contract, runs with decisions."""
-    services = _services(state)
+    services = services_of(state)
     task = services.store.task(task_id)
     out().print(f"[bold]{task.id}[/bold] on {task.dataset}: {task.status} {task.phase}", highlight=False)
     out().print(task.request, markup=False, highlight=False)
     out().print_json(json.dumps(task.spec.model_dump(mode="json")))
-    table = _table("run", "status", "revision", task.spec.primary_metric, "decision", "reason", "hypothesis")
+    rows = table("run", "status", "revision", task.spec.primary_metric, "decision", "reason", "hypothesis")
     for run in services.store.runs(task_id):
         score = "" if run.score is None else f"{run.score:.4f}"
-        table.add_row(
+        rows.add_row(
             run.name, run.status, run.revision, score, run.decision, run.reason or run.end_reason, run.hypothesis[:80]
         )
-    out().print(table)
+    out().print(rows)
     if task.result:
         out().print_json(json.dumps(task.result))
 
@@ -313,7 +157,7 @@ def task_show(task_id: str, state: StateOption = None) -> None:
 @app.command(epilog="Example: clinloop report isic-3f9a2c")
 def report(task_id: str, state: StateOption = None) -> None:
     """Say where the report of a finished task lies."""
-    services = _services(state)
+    services = services_of(state)
     task = services.store.task(task_id)
     folder = services.state.task(task_id).report
     if task.status != "evaluated" or not folder.is_dir():
@@ -347,7 +191,7 @@ def doctor(state: StateOption = None, sandbox: SandboxOption = None, accept: Acc
     """Say what is installed, which sandbox will be used with what enforced how, and what may be claimed about the test set."""
     from clinloop.doctor import examine
 
-    if not examine(_services(state, sandbox, accept), out()):
+    if not examine(services_of(state, sandbox, accept), out()):
         raise typer.Exit(1)
 
 
@@ -383,28 +227,3 @@ def demo(
         accept=accept,
         console=out(),
     )
-
-
-def _progress() -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=out(),
-        transient=True,
-    )
-
-
-def _phases(progress: Progress):
-    bars: dict[str, TaskID] = {}
-
-    def report_phase(phase: str, done: int, total: int) -> None:
-        if phase not in bars:
-            bars[phase] = progress.add_task(phase, total=total)
-        progress.update(bars[phase], completed=done, total=total)
-
-    return report_phase

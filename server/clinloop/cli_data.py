@@ -1,0 +1,135 @@
+"""`clinloop data …`: add, list, show and remove datasets. The custodian's view: it shows counts of the test part too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clinloop.errors import BadInput
+from clinloop.services import Services
+from clinloop.terminal import StateOption, out, phases, progress_bars, services_of, table
+
+if TYPE_CHECKING:
+    from clinloop.datasets.dataset import Dataset
+
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Datasets: add, list, show, remove.",
+    epilog="Example: clinloop data add ./isic2019 --name isic",
+)
+
+
+@data_app.command("add", epilog="Example: clinloop data add ./isic2019 --name isic --layout isic2019")
+def data_add(
+    path: Annotated[Path, typer.Argument(help="Folder as it was unpacked.", exists=True, file_okay=False)],
+    name: Annotated[str, typer.Option(help="Name of the dataset for agents: letters, digits, - and _.")],
+    layout: Annotated[str, typer.Option(help="isic2019, class_folders, csv_manifest, or auto.")] = "auto",
+    group_by: Annotated[
+        str | None, typer.Option(help="csv_manifest: column that says which images belong together (patient, lesion).")
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="csv_manifest: column of image paths.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="csv_manifest: column of labels.")] = None,
+    test: Annotated[str, typer.Option(help='"official", or the share of groups to hide, e.g. 0.2.')] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    cache_px: Annotated[
+        list[int] | None, typer.Option(help="Side of a decoded cache, repeatable. Default 64 and 224.")
+    ] = None,
+    on_leak: Annotated[
+        str,
+        typer.Option(
+            help="When test cases also stand in training: refuse, drop (from training), or a reason to accept."
+        ),
+    ] = "refuse",
+    state: StateOption = None,
+) -> None:
+    """Read a folder, audit it, split it by group and hide its test part. Can be repeated after an interruption."""
+    from clinloop import ingestion
+
+    services = services_of(state)
+    given = {"image_column": image_column, "label_column": label_column, "group_by": group_by}
+    columns = {key: value for key, value in given.items() if value is not None}
+    with progress_bars() as progress:
+        dataset = ingestion.add(
+            services,
+            path,
+            name,
+            layout=layout,
+            columns=columns,
+            test=test,
+            seed=seed,
+            cache_px=tuple(cache_px or (64, 224)),
+            on_leak=on_leak,
+            progress=phases(progress),
+        )
+    out().print(f"Dataset {dataset.name} is ready. {dataset.record.layout_reason}", highlight=False, soft_wrap=True)
+    _print_dataset(services, dataset.name)
+
+
+@data_app.command("list", epilog="Example: clinloop data list")
+def data_list(state: StateOption = None) -> None:
+    """List the datasets."""
+    from clinloop.datasets.dataset import Dataset
+
+    services = services_of(state)
+    rows = table("name", "layout", "classes", "train", "val", "test")
+    for name in Dataset.list_names(services.settings.state):
+        dataset = Dataset.load(services.settings.state, name)
+        sums = [str(sum(counts.values())) for counts in _counts(dataset).values()]
+        rows.add_row(name, dataset.record.layout, str(len(dataset.classes)), *sums)
+    out().print(rows)
+
+
+@data_app.command("show", epilog="Example: clinloop data show isic")
+def data_show(name: str, state: StateOption = None) -> None:
+    """Show what is known about a dataset, its audit included (custodian's view: counts of the test part too)."""
+    _print_dataset(services_of(state), name)
+
+
+@data_app.command("remove", epilog="Example: clinloop data remove isic --yes")
+def data_remove(
+    name: str,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    state: StateOption = None,
+) -> None:
+    """Remove a dataset; tasks that used it keep their reports but can run no more."""
+    from clinloop.datasets.dataset import Dataset, remove
+
+    services = services_of(state)
+    Dataset.load(services.settings.state, name)
+    users = [
+        task.id
+        for task in services.store.tasks()
+        if task.dataset == name and task.status in ("open", "evaluating", "unsealed")
+    ]
+    if users:
+        raise BadInput(f"Dataset {name} is used by open tasks ({', '.join(users[:5])}); finalize them first.")
+    if not yes:
+        typer.confirm(f"Remove dataset {name} and its hidden test part?", abort=True)
+    remove(services.settings.state, name)
+    services.store.record(f"dataset:{name}", "removed", {})
+    out().print(f"Removed {name}.", highlight=False)
+
+
+def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Return cases by split and class, test included: for the custodian's eyes only."""
+    from clinloop.datasets import vault
+
+    test = Counter(case.label for case in vault.open_test(dataset.folder))
+    return {"train": dataset.counts["train"], "val": dataset.counts["val"], "test": dict(test)}
+
+
+def _print_dataset(services: Services, name: str) -> None:
+    from clinloop.datasets.dataset import Dataset
+
+    dataset = Dataset.load(services.settings.state, name)
+    rows = table(
+        "class", "train", "val", "test", title=f"{name}: {dataset.record.layout}, grouped by {dataset.group_kind}"
+    )
+    for label in dataset.classes:
+        rows.add_row(label, *(str(counts.get(label, 0)) for counts in _counts(dataset).values()))
+    out().print(rows)
+    for line in dataset.audit_lines():
+        out().print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
