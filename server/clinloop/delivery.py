@@ -101,7 +101,8 @@ def run_summaries(store: Store, folder: TaskFolder, task: TaskRow) -> list[repor
         before = incumbent.revision if incumbent else "r1"
         if run.decision == "accepted":
             incumbent = run
-        validations = _validations(folder.run(run.name).validations)
+        points = folder.run(run.name).read_validations()
+        validations = [(point["seconds"], point["score"]) for point in points if "score" in point]
         best = [score for _, score in validations]
         metrics = (run.scores or {}).get("metrics", {})
         summaries.append(
@@ -293,10 +294,3 @@ def _estimate(estimate: service.Estimate) -> report.Estimate:
 
 def _rounded(estimate: report.Estimate) -> dict[str, float | None]:
     return {name: None if value is None else round(value, 4) for name, value in estimate.model_dump().items()}
-
-
-def _validations(file: Path) -> list[tuple[float, float]]:
-    if not file.exists():
-        return []
-    points = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return [(point["seconds"], point["score"]) for point in points if "score" in point]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,14 @@ class RunFolder:
     def validations(self) -> Path:
         """JSON lines of the validation submissions inside training: n, seconds, score."""
         return self.root / "validations.jsonl"
+
+    def read_validations(self) -> list[dict[str, Any]]:
+        """Return the validation submissions so far; a line that is still being written is left for later."""
+        try:
+            lines = self.validations.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
     @property
     def lock(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any, Literal
 
@@ -171,16 +170,7 @@ async def _wait(services: Services, run: RunRow, since: str, seconds: float, ctx
 
 def _cursor(services: Services, run: RunRow) -> str:
     """Return what has been seen of a run, and when: some clients stop an agent that repeats a call with equal arguments."""
-    return f"{run.name}:{run.status}:{len(_validations(services, run))}@{time.time_ns() // 1_000_000:x}"
-
-
-def _validations(services: Services, run: RunRow) -> list[dict[str, Any]]:
-    file = services.state.task(run.task_id).run(run.name).validations
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    return f"{run.name}:{run.status}:{len(services.state.task(run.task_id).run(run.name).read_validations())}@{time.time_ns() // 1_000_000:x}"
 
 
 def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View, log: str) -> ValidationReply:
@@ -198,7 +188,7 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
         "next_step": _next_step(facts, run, incumbent),
     }
     if run is not None:
-        points = _validations(services, run)
+        points = services.state.task(run.task_id).run(run.name).read_validations()
         scored = [point["score"] for point in points if "score" in point]
         values["cursor"] = _cursor(services, run)
         values["best_so_far"] = (max if is_higher_better(task.spec.primary_metric) else min)(scored) if scored else None
