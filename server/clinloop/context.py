@@ -14,8 +14,7 @@ from clinloop.errors import Refusal
 from clinloop.files import remove_tree
 from clinloop.paths import RunFolder, StateFolder, TaskFolder
 from clinloop.sandbox import backends
-from clinloop.sandbox.base import Sandbox
-from clinloop.sandbox.environment import Environment, ensure_environment
+from clinloop.sandbox.base import Environment, Sandbox
 from clinloop.settings import Settings
 from clinloop.spec import PRESETS, Preset
 from clinloop.store.rows import RunRow, TaskRow
@@ -71,7 +70,7 @@ def assemble(store: Store, task_id: str, launch_settings: dict[str, Any]) -> Tas
     sandbox = backends.choose(settings, accept_no_isolation=bool(launch_settings["accept_no_isolation"]))
     task = store.task(task_id)
     image = settings.image or templates.find(task.template, task.spec.task_type).image
-    environment = ensure_environment(image, settings.cache, report=lambda _: None)
+    environment = sandbox.environment(image, report=lambda _: None)
     return TaskContext(
         settings=settings,
         task=task,

@@ -22,7 +22,6 @@ from clinloop.demo_screen import Screen
 from clinloop.errors import Refusal, SandboxUnavailable
 from clinloop.resources import resource
 from clinloop.sandbox import backends
-from clinloop.sandbox.environment import ensure_environment
 from clinloop.services import Services
 from clinloop.settings import load_settings
 from clinloop.standin import STANDINS
@@ -64,7 +63,7 @@ def play(
         raise SandboxUnavailable(probe_problem)
     with Screen(console) as screen:
         screen.phase("Python environment of the sandbox (built once, a few GB)")
-        ensure_environment(services.settings.image or "cpu", services.settings.cache, report=screen.note)
+        backend.environment(services.settings.image or "cpu", report=screen.note)
         name = _add_dataset(services, screen, data=data, layout=layout, images=images, seed=seed, folder=folder)
         outcome = asyncio.run(_loop(services, screen, name, seed))
     outcome["seconds"] = round(time.monotonic() - begun, 1)

@@ -12,7 +12,7 @@ from rich.table import Table
 from clinloop import __version__, guarantee
 from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox import backends
-from clinloop.sandbox.environment import find_environment
+from clinloop.sandbox.base import Sandbox
 from clinloop.services import Services
 
 
@@ -37,22 +37,24 @@ def examine(services: Services, out: Console) -> bool:
         )
         for resource, tier in probe.tiers.items():
             table.add_row(f"  {resource}", tier)
+        table.add_row("image", _image(sandbox, settings.image or "cpu"))
     except SandboxUnavailable as refusal:
         works = False
         table.add_row("sandbox", f"[red]none:[/red] {refusal}")
-    image = settings.image or "cpu"
-    environment = find_environment(image, settings.cache)
-    if environment is None:
-        table.add_row("image", f"{image}: not built yet; the first run builds it (a few GB are downloaded once)")
-    else:
-        shown = ", ".join(
-            f"{name} {version}"
-            for name, version in environment.packages.items()
-            if name in ("torch", "torchvision", "timm", "numpy")
-        )
-        table.add_row("image", f"{image} {environment.digest[:12]}: {shown or f'{len(environment.packages)} packages'}")
     table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
     level = guarantee.level()
     table.add_row("guarantee", f"[bold]{level.code} {level.name}[/bold]: {level.meaning}")
     out.print(table, soft_wrap=False)
     return works
+
+
+def _image(sandbox: Sandbox, image: str) -> str:
+    environment = sandbox.find_environment(image)
+    if environment is None:
+        return f"{image}: not built yet; the first run builds it (a few GB are downloaded once)"
+    shown = ", ".join(
+        f"{name} {version}"
+        for name, version in environment.packages.items()
+        if name in ("torch", "torchvision", "timm", "numpy")
+    )
+    return f"{image} {environment.digest[:12]}: {shown or f'{len(environment.packages)} packages'}"

@@ -221,6 +221,7 @@ def _job(
             "LANG": "C.UTF-8",
             "HF_HUB_OFFLINE": "1",
         },
+        image=context.environment.image,
     )
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from clinloop.errors import SandboxUnavailable, Unknown
 from clinloop.resources import resource
-from clinloop.sandbox.base import Exit
+from clinloop.sandbox.base import Environment, Exit
 from clinloop.sandbox.bubblewrap import Bubblewrap
 from clinloop.sandbox.checks.bench import Bench
-from clinloop.sandbox.environment import Environment, ensure_environment, find_environment
+from clinloop.sandbox.environment import ensure_environment, find_environment
 from clinloop.settings import Settings
 
 LOCKS = sorted(resource("sandbox_images").glob("*/requirements.lock"))

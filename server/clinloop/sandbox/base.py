@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,6 +17,23 @@ class Mount(NamedTuple):
     target: str
     """Absolute path inside, e.g. "/data"."""
     writable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The Python of a sandbox image with its packages, as jobs of one backend find it."""
+
+    name: str
+    digest: str
+    """SHA-256 of what it was made from (locked requirements, Python, platform) or of the container image."""
+    python: str
+    """Absolute path of the interpreter inside."""
+    mounts: tuple[Mount, ...]
+    """What a job needs to see to use it, where it is not part of an image."""
+    packages: dict[str, str]
+    """Version by package name."""
+    image: str = ""
+    """Reference of the container image, for backends that start from one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +57,8 @@ class Job:
     """Complete environment beside PATH, HOME, PWD and thread counts."""
     gpus: tuple[str, ...] = ()
     """UUIDs of leased GPUs."""
+    image: str = ""
+    """`Environment.image`; only backends that start from container images look at it."""
 
 
 class Exit(NamedTuple):
@@ -76,8 +95,27 @@ class Sandbox(Protocol):
         """Try the real thing once and say what is enforced how."""
         ...
 
+    def environment(self, image: str, *, report: Callable[[str], None]) -> Environment:
+        """Return the Python of a sandbox image, made on first use where that needs no custodian; `report` receives news.
+
+        Raises also Unknown: there is no such image.
+        """
+        ...
+
+    def find_environment(self, image: str) -> Environment | None:
+        """Return the Python of a sandbox image if it is there; raises also Unknown."""
+        ...
+
+    def bare(self) -> Environment:
+        """Return a Python that needs no package: what checks of a backend run in."""
+        ...
+
     def start(self, job: Job) -> str:
         """Start a job and return its reference, which is its name: good for `stop` in any process, even if this call was cut off."""
+        ...
+
+    def adopt(self, job: Job) -> bool:
+        """Take over a job of a dead caller, running or ended, so that `wait` drains its output; False when it died with its caller."""
         ...
 
     def tiers(self, ref: str) -> Mapping[str, str]:

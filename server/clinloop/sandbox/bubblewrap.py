@@ -19,10 +19,11 @@ from clinloop.files import remove_tree
 from clinloop.sandbox import cgroups, linux, processes, seccomp
 from clinloop.sandbox.base import Exit, Job, Mount, Probe
 from clinloop.sandbox.child import Child
+from clinloop.sandbox.host import HostBackend
 from clinloop.sandbox.launch import SANDBOX_UID, Launch
 from clinloop.sandbox.logs import LogFile
-from clinloop.sandbox.records import Record, Records
-from clinloop.sandbox.running import KILLED, Running, wait_for_stranger
+from clinloop.sandbox.records import Record
+from clinloop.sandbox.running import KILLED, Running
 from clinloop.sandbox.volumes import TIERS, Volume, check_empty, choose_volume
 from clinloop.settings import Limits, Settings
 
@@ -41,17 +42,16 @@ _FIX = (
 )
 
 
-class Bubblewrap:
+class Bubblewrap(HostBackend):
     """Runs jobs with bubblewrap >= 0.8. `start` needs a thread that outlives the job: the kernel ends the job with that thread."""
 
     name = "bubblewrap"
     isolates = True
 
     def __init__(self, settings: Settings) -> None:
-        self._records = Records(settings.state / "sandboxes")
+        super().__init__(settings)
         self._probes = settings.state / "probes"
         self._own_folders = (settings.state, settings.cache)
-        self._jobs = dict[str, Running]()
         self._probe: Probe | None = None
         self._is_root = os.geteuid() == 0
 
@@ -121,25 +121,12 @@ class Bubblewrap:
                 return f"A test sandbox ended with {ended} instead of exit status 7.", {}
             return "", tiers
 
-    def start(self, job: Job) -> str:
-        """Start a job and return its name; what a dead caller left under this name is ended first."""
+    def _start(self, job: Job) -> Running:
         if job.gpus:
             raise SandboxUnavailable("The bubblewrap backend does not hand out GPUs yet.")
         bwrap = shutil.which("bwrap", path=_BWRAP_PATH)
         if bwrap is None:
             raise SandboxUnavailable("bubblewrap is not installed: apt-get install bubblewrap.")
-        self.stop(job.name)
-        try:
-            self._jobs[job.name] = self._start(job, bwrap)
-        except BaseException as error:
-            self.stop(job.name)
-            if isinstance(error, OSError | subprocess.SubprocessError):
-                reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-                raise SandboxUnavailable(f"The sandbox could not be set up: {reason}.") from error
-            raise
-        return job.name
-
-    def _start(self, job: Job, bwrap: str) -> Running:
         folder = self._records.create(job.name)
         places = cgroups.find_places()
         token = f"{job.name}-{secrets.token_hex(4)}"
@@ -190,17 +177,8 @@ class Bubblewrap:
             memory_group=groups.get("memory"),
         )
 
-    def tiers(self, ref: str) -> Mapping[str, str]:
-        """Return how each resource of a started job is enforced; empty once it is stopped."""
-        record = self._records.load(ref)
-        return record.tiers if record else {}
-
-    def wait(self, ref: str, timeout_s: float) -> Exit | None:
-        """Drain the job's output for at most timeout_s seconds; None while it runs. A job of another process is only polled."""
-        own = self._jobs.get(ref)
-        if own is None:
-            return wait_for_stranger(self._records, ref, timeout_s)
-        return own.follow(timeout_s, ended=lambda record: self._records.save_end(ref, record))
+    def _ended(self, ref: str, record: Record) -> None:
+        self._records.save_end(ref, record)
 
     def stop(self, ref: str) -> None:
         """End every process of the job and release what it held; its writable folders are plain folders of ours afterwards."""

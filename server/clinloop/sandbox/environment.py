@@ -12,33 +12,17 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
 from clinloop.errors import SandboxUnavailable, unknown
 from clinloop.files import remove_tree, write_atomic
 from clinloop.resources import resource
-from clinloop.sandbox.base import Mount
+from clinloop.sandbox.base import Environment, Mount
 
 _MARKER = "clinloop.json"
 """Written last: a folder without it is half a build."""
 _NEWS = ("Using CPython", "Resolved", "Downloading", "Prepared", "Installed", "Bytecode")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Environment:
-    """A Python with its packages, at the same place inside a sandbox as outside."""
-
-    name: str
-    digest: str
-    """SHA-256 of the locked requirements, the Python version and the platform."""
-    python: str
-    """Absolute path of the interpreter, inside and outside."""
-    mounts: tuple[Mount, ...]
-    """What a job needs to see to use it, beside /usr."""
-    packages: dict[str, str]
-    """Version by package name."""
 
 
 def ensure_environment(

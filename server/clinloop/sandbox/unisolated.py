@@ -6,18 +6,16 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
-from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox import linux, processes
-from clinloop.sandbox.base import Exit, Job, Probe, basic_environment
+from clinloop.sandbox.base import Job, Probe, basic_environment
 from clinloop.sandbox.child import Child
+from clinloop.sandbox.host import HostBackend
 from clinloop.sandbox.logs import LogFile
-from clinloop.sandbox.records import Record, Records
-from clinloop.sandbox.running import Running, wait_for_stranger
+from clinloop.sandbox.records import Record
+from clinloop.sandbox.running import Running
 from clinloop.sandbox.volumes import TIERS, Volume, check_empty
-from clinloop.settings import Settings
 
 _TIERS = {
     "memory": "best effort: watcher of the processes' memory",
@@ -38,7 +36,7 @@ _TARGETS = {
 _END_S = 10.0
 
 
-class Unisolated:
+class Unisolated(HostBackend):
     """Runs a job as a child of the caller. A folder of links stands in for the mounts, nothing is read-only, the network is there.
 
     Words and values of the job that begin with a mount target are rewritten to the link. The job's processes are found again, also by another
@@ -48,26 +46,9 @@ class Unisolated:
     name = "none"
     isolates = False
 
-    def __init__(self, settings: Settings) -> None:
-        self._records = Records(settings.state / "sandboxes")
-        self._jobs = dict[str, Running]()
-
     def probe(self) -> Probe:
         """Say what is enforced: nothing that agent code could not undo."""
         return Probe(True, "", "", _TIERS)
-
-    def start(self, job: Job) -> str:
-        """Start a job and return its name; what a dead caller left under this name is ended first."""
-        self.stop(job.name)
-        try:
-            self._jobs[job.name] = self._start(job)
-        except BaseException as error:
-            self.stop(job.name)
-            if isinstance(error, OSError | subprocess.SubprocessError):
-                reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-                raise SandboxUnavailable(f"The job could not be set up: {reason}.") from error
-            raise
-        return job.name
 
     def _start(self, job: Job) -> Running:
         folder = self._records.create(job.name)
@@ -119,22 +100,10 @@ class Unisolated:
             memory_group=None,
         )
 
-    def tiers(self, ref: str) -> Mapping[str, str]:
-        """Return how each resource of a started job is enforced; empty once it is stopped."""
-        record = self._records.load(ref)
-        return record.tiers if record else {}
-
-    def wait(self, ref: str, timeout_s: float) -> Exit | None:
-        """Drain the job's output for at most timeout_s seconds; None while it runs. What the job leaves behind ends with it."""
-        own = self._jobs.get(ref)
-        if own is None:
-            return wait_for_stranger(self._records, ref, timeout_s)
-
-        def end(record: Record) -> None:
-            processes.kill_all(lambda: _members(ref), within_s=_END_S)
-            self._records.save_end(ref, record)
-
-        return own.follow(timeout_s, ended=end)
+    def _ended(self, ref: str, record: Record) -> None:
+        """End what the job left behind."""
+        processes.kill_all(lambda: _members(ref), within_s=_END_S)
+        self._records.save_end(ref, record)
 
     def stop(self, ref: str) -> None:
         """End every process of the job that can be found; its writable folders are plain folders of regular files afterwards."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clinloop.sandbox.base import Exit, Job, Mount, Sandbox
-from clinloop.sandbox.environment import bare_environment
 from clinloop.settings import Limits
 
 SMALL = Limits(
@@ -61,7 +60,7 @@ class Bench:
         environment: Mapping[str, str] | None = None,
     ) -> Job:
         """Return a job with an empty /out; it runs `code` in Python unless `argv` is given."""
-        python = bare_environment()
+        python = self.sandbox.bare()
         home = self.folder / secrets.token_hex(4)
         (home / "out").mkdir(mode=0o700, parents=True)
         out = Mount(home / "out", "/out", writable=True)
@@ -74,6 +73,7 @@ class Bench:
             wall_seconds=PATIENCE_S,
             log=home / "log",
             environment=environment or {},
+            image=python.image,
         )
 
     def finish(self, job: Job, began: float) -> Ended:
