@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from clinloop.errors import BadInput
 
-Backend = Literal["auto", "bubblewrap", "none"]
+Backend = Literal["auto", "docker", "bubblewrap", "none"]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 """A path that means the same in a supervisor, whose working directory is another."""
 
@@ -55,6 +55,8 @@ class Settings(BaseModel):
     """Folder of pretrained weights that sandboxes see at /weights."""
     sandbox: Backend = "auto"
     """Backend that runs the agent's code; `none` isolates nothing and must be accepted by flag."""
+    engine: str = "unix:///var/run/docker.sock"
+    """Address of the container engine on this machine: Docker's socket, or Podman's."""
     image: str | None = None
     """Sandbox image (a folder of sandbox_images/) for all tasks, instead of the one that a task's template names."""
     wait_cap_s: float | None = Field(default=None, ge=0)

@@ -9,6 +9,7 @@ from clinloop.sandbox.base import Sandbox
 from clinloop.settings import Settings
 
 BACKENDS = {
+    "docker": "clinloop.sandbox.docker:Docker",
     "bubblewrap": "clinloop.sandbox.bubblewrap:Bubblewrap",
     "none": "clinloop.sandbox.unisolated:Unisolated",
 }

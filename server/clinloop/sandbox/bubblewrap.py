@@ -9,28 +9,25 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from clinloop.errors import SandboxUnavailable
-from clinloop.files import remove_tree
 from clinloop.sandbox import cgroups, linux, processes, seccomp
-from clinloop.sandbox.base import Exit, Job, Mount, Probe
+from clinloop.sandbox.base import Job, Probe
 from clinloop.sandbox.child import Child
 from clinloop.sandbox.host import HostBackend
-from clinloop.sandbox.launch import SANDBOX_UID, Launch
+from clinloop.sandbox.launch import Launch
 from clinloop.sandbox.logs import LogFile
 from clinloop.sandbox.records import Record
 from clinloop.sandbox.running import KILLED, Running
+from clinloop.sandbox.sources import SANDBOX_UID
+from clinloop.sandbox.trial import try_out
 from clinloop.sandbox.volumes import TIERS, Volume, check_empty, choose_volume
-from clinloop.settings import Limits, Settings
+from clinloop.settings import Settings
 
 _BWRAP_PATH = "/usr/bin:/usr/local/bin:/bin"
 _PIPE_BYTES = 1 << 20
-_PROBE_S = 60.0
-"""A probe that is older was killed."""
 _BEST_EFFORT = {
     "memory": "best effort: watcher of the processes' memory",
     "pids": "best effort: RLIMIT_NPROC",
@@ -61,65 +58,10 @@ class Bubblewrap(HostBackend):
             problem, fix = _find_obstacle()
             tiers: Mapping[str, str] = {}
             if not problem:
-                problem, tiers = self._try()
+                problem, tiers = try_out(self, self._probes)
                 fix = _FIX if problem else ""
             self._probe = Probe(not problem, problem, fix, tiers)
         return self._probe
-
-    @contextmanager
-    def _scratch(self) -> Generator[Path]:
-        """Yield a folder for one probe; what a process left that was killed in its probe is cleared."""
-        self._probes.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for stale in self._probes.iterdir():
-            if time.time() - stale.stat(follow_symlinks=False).st_mtime > _PROBE_S:
-                self.stop(stale.name)
-                remove_tree(stale)
-        folder = self._probes / f"probe-{secrets.token_hex(6)}"
-        folder.mkdir(mode=0o700)
-        try:
-            yield folder
-        finally:
-            remove_tree(folder)
-
-    def _try(self) -> tuple[str, Mapping[str, str]]:
-        """Return (what went wrong or "", the tiers)."""
-        with self._scratch() as folder:
-            for name in ("in", "out"):
-                (folder / name).mkdir(mode=0o700)
-            (folder / "in" / "file").touch(mode=0o600)
-            job = Job(
-                name=folder.name,
-                argv=("/bin/sh", "-c", "cat /in/file && ! touch /in/file 2>&- && echo 1 >/out/file && exit 7"),
-                workdir="/",
-                mounts=(Mount(folder / "in", "/in"), Mount(folder / "out", "/out", writable=True)),
-                limits=Limits(
-                    memory_bytes=256 << 20,
-                    cpus=1,
-                    pids=32,
-                    out_bytes=4 << 20,
-                    tmp_bytes=1 << 20,
-                    shm_bytes=1 << 20,
-                    log_bytes=4096,
-                ),
-                wall_seconds=_PROBE_S / 3,
-                log=folder / "log",
-            )
-            try:
-                self.start(job)
-                try:
-                    ended, tiers = self.wait(job.name, job.wall_seconds), self.tiers(job.name)
-                finally:
-                    self.stop(job.name)
-            except SandboxUnavailable as refusal:
-                lines = (
-                    job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                    if job.log.exists()
-                    else []
-                )
-                return " ".join([str(refusal), *lines[-1:]]), {}
-            if ended != Exit(7) or not (folder / "out" / "file").is_file():
-                return f"A test sandbox ended with {ended} instead of exit status 7.", {}
-            return "", tiers
 
     def _start(self, job: Job) -> Running:
         if job.gpus:

@@ -146,6 +146,21 @@ def count_oom_kills(memory: Path) -> int:
     return 0
 
 
+def memory_group_of(pid: int) -> Path | None:
+    """Return the memory group of a process on this machine, or None where it cannot be seen."""
+    with contextlib.suppress(OSError):
+        mounts = _mounts(Path("/proc/self"))
+        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
+            _, names, path = line.split(":", 2)
+            if "memory" in names.split(",") and "memory" in mounts:
+                top, root = mounts["memory"]
+                return top / _relative(path, root)
+            if not names and "memory" not in mounts and "" in mounts:
+                top, root = mounts[""]
+                return top / _relative(path, root)
+    return None
+
+
 def kill(folders: Sequence[Path], *, within_s: float = 5.0) -> bool:
     """Kill every process of the groups; return whether all are gone. Forking is forbidden first, so a fork bomb cannot outrun it."""
     for folder in folders:

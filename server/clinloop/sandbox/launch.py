@@ -6,19 +6,16 @@ import os
 import platform
 import resource
 import signal
-import stat
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox import cgroups, linux
 from clinloop.sandbox.base import Job, Mount, basic_environment
 from clinloop.sandbox.seccomp import build_filter
+from clinloop.sandbox.sources import SANDBOX_UID, Source, Sources
 
-SANDBOX_UID = 65532
-"""Uid and gid of a job, inside and (as root) outside; below 65,536, which is all that a user namespace of a container may map."""
 _STAGE = "/tmp"  # noqa: S108 - covered by a tmpfs of the job's own mount namespace; nothing is created in the host's
 _OPEN_FILES = 65_536
 _COMMAND = 'ulimit -u {pids} 2>/dev/null || ulimit -p {pids} 2>/dev/null; exec "$@"'
@@ -48,11 +45,11 @@ class Launch:
     """
 
     def __init__(self, job: Job, *, is_root: bool, own_folders: Sequence[Path]) -> None:
-        self._job, self._is_root, self._own_folders = job, is_root, own_folders
+        self._job, self._is_root = job, is_root
         self._stack = ExitStack()
+        self._sources = Sources(self._stack, own_folders)
         self._passed = list[int]()
-        self._trees = list[tuple[int, bool]]()  # (detached mount, is a folder)
-        self._maps = dict[tuple[int, int], int]()
+        self._trees = list[Source]()
 
     def __enter__(self) -> Launch:
         return self
@@ -154,44 +151,12 @@ class Launch:
         ]
 
     def _mount(self, mount: Mount) -> list[str]:
-        try:
-            source = linux.open_source(mount.source)
-        except OSError as error:
-            raise SandboxUnavailable(
-                f"What the sandbox should see at {mount.target} cannot be used: {error.strerror}."
-            ) from error
         if not self._is_root:
-            self._keep(source)
-            self._passed.append(source)
-            return ["--bind-fd" if mount.writable else "--ro-bind-fd", str(source), mount.target]
-        try:
-            facts = os.fstat(source)
-            tree = self._keep(linux.clone_mount(source))
-        finally:
-            os.close(source)
-        if not mount.writable:
-            self._show(mount, tree, facts)
-        self._trees.append((tree, stat.S_ISDIR(facts.st_mode)))
+            source = self._sources.open(mount)
+            self._passed.append(source.fd)
+            return ["--bind-fd" if mount.writable else "--ro-bind-fd", str(source.fd), mount.target]
+        self._trees.append(self._sources.clone(mount))
         return ["--bind" if mount.writable else "--ro-bind", f"{_STAGE}/{len(self._trees) - 1}", mount.target]
-
-    def _show(self, mount: Mount, tree: int, facts: os.stat_result) -> None:
-        """Make a clone read-only and its files readable by the sandbox uid, which owns none of them."""
-        owner = (facts.st_uid, facts.st_gid)
-        if owner not in self._maps:
-            self._maps[owner] = self._keep(linux.id_map(owner, SANDBOX_UID))
-        try:
-            linux.restrict_mount(tree, userns=self._maps[owner])
-        except OSError:  # a file system without id-mapped mounts, such as overlayfs or NFS
-            linux.restrict_mount(tree, userns=None)
-            wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(facts.st_mode) else 0)
-            if any(mount.source.is_relative_to(folder) for folder in self._own_folders):
-                subprocess.run(
-                    ["chmod", "-R", "o+rX", "--", str(mount.source)], check=True, env={}, timeout=600
-                )  # behind a 0700 folder
-            elif facts.st_mode & wanted != wanted:
-                raise SandboxUnavailable(
-                    f"The sandbox uid cannot read what it should see at {mount.target}: make it readable with chmod -R o+rX."
-                ) from None
 
     def _data(self, content: bytes) -> int:
         fd = self._keep(os.memfd_create("clinloop"))

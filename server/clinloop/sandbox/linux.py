@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # one number on every architecture
@@ -18,6 +19,7 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_IDMAP = 1, 2, 4, 0x100000
 _MS_NOSUID, _MS_NODEV, _MS_PRIVATE, _MS_REC = 2, 4, 1 << 18, 1 << 14
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _PR_SET_PDEATHSIG = 1
 
@@ -66,6 +68,20 @@ def attach(tree: int, target: str) -> None:
     """Attach a detached mount at an existing path of this mount namespace."""
     flags = ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
     _check(_libc.syscall(ctypes.c_long(_MOVE_MOUNT), tree, b"", _AT_FDCWD, target.encode(), flags), "move_mount")
+
+
+def detach(points: Iterable[str]) -> None:
+    """Remove mounts of this mount namespace; those that are gone already are left out."""
+    for point in points:
+        while _is_mounted(point):
+            _check(_libc.umount2(point.encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW), "umount2")
+
+
+def _is_mounted(point: str) -> bool:
+    """Tell whether a path is a mount point; os.path.ismount does not see a bind mount of the same file system."""
+    escaped = point.replace(" ", "\\040")
+    with Path("/proc/self/mountinfo").open(encoding="utf-8") as lines:
+        return any(line.split(" ", 5)[4] == escaped for line in lines)
 
 
 def enter_private_mounts(scratch: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clinloop.errors import SandboxUnavailable
 from clinloop.files import remove_tree, write_atomic
-from clinloop.sandbox import cgroups, processes
+from clinloop.sandbox import cgroups, linux, processes
 from clinloop.sandbox.base import Exit
 from clinloop.sandbox.processes import Identity
 from clinloop.sandbox.volumes import Volume
@@ -29,6 +29,8 @@ class Record:
     process: Identity | None = None
     groups: list[str] = field(default_factory=list[str])
     volumes: list[Volume] = field(default_factory=list[Volume])
+    shown: list[str] = field(default_factory=list[str])
+    """Read-only mounts that were made on the host for the job, for backends that cannot make them in the job's own namespace."""
     tiers: dict[str, str] = field(default_factory=dict[str, str])
     exit: Exit | None = None
 
@@ -72,6 +74,7 @@ class Records:
             process=Identity(*stored["process"]) if stored["process"] else None,
             groups=stored["groups"],
             volumes=[Volume(**volume) for volume in stored["volumes"]],
+            shown=stored["shown"],
             tiers=stored["tiers"],
             exit=Exit(*stored["exit"]) if stored["exit"] else None,
         )
@@ -108,6 +111,10 @@ class Records:
             if not (cgroups.kill(groups) and end()):
                 raise SandboxUnavailable("Processes of a sandbox survive SIGKILL; the machine needs its custodian.")
             cgroups.remove(groups)
+            try:
+                linux.detach(record.shown)
+            except OSError as error:
+                raise SandboxUnavailable("A mount of a sandbox cannot be removed yet.") from error
             for volume in record.volumes:
                 try:
                     volume.settle()

@@ -16,11 +16,11 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
-_NEW_NAMESPACES = 0x7E020080
+NEW_NAMESPACES = 0x7E020080
 """CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | NEWTIME."""
-_FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10}
-_PROTOCOLS = {"default": 0, "PF_UNIX": 1, "IPPROTO_TCP": 6, "IPPROTO_UDP": 17}
-_TERMINAL_INPUT = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C}
+FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10}
+PROTOCOLS = {"default": 0, "PF_UNIX": 1, "IPPROTO_TCP": 6, "IPPROTO_UDP": 17}
+TERMINAL_INPUT = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C}
 
 # name: (x86_64, aarch64); None = the architecture has no such call
 DENIED: dict[str, tuple[int | None, int | None]] = {
@@ -67,13 +67,11 @@ def build_filter(machine: str) -> bytes:
             program += _when(number, [_refuse(errno.EPERM)])
     program += _when(special["clone3"], [_refuse(errno.ENOSYS)])
     program += _when(
-        special["clone"], [_argument(0), _jump(_ANY_BIT, _NEW_NAMESPACES, 0, 1), _refuse(errno.EPERM), _allow()]
+        special["clone"], [_argument(0), _jump(_ANY_BIT, NEW_NAMESPACES, 0, 1), _refuse(errno.EPERM), _allow()]
     )
-    terminal = [
-        _jump(_EQUAL, number, len(_TERMINAL_INPUT) - at, 0) for at, number in enumerate(_TERMINAL_INPUT.values())
-    ]
+    terminal = [_jump(_EQUAL, number, len(TERMINAL_INPUT) - at, 0) for at, number in enumerate(TERMINAL_INPUT.values())]
     program += _when(special["ioctl"], [_argument(1), *terminal, _allow(), _refuse(errno.EPERM)])
-    known = [*_only(0, _FAMILIES, errno.EAFNOSUPPORT), *_only(2, _PROTOCOLS, errno.EPROTONOSUPPORT), _allow()]
+    known = [*_only(0, FAMILIES, errno.EAFNOSUPPORT), *_only(2, PROTOCOLS, errno.EPROTONOSUPPORT), _allow()]
     program += _when(special["socket"], known) + _when(special["socketpair"], known)
     return b"".join([*program, _allow()])
 

@@ -120,12 +120,13 @@ def environment_of_the_server_is_nowhere(bench: Bench) -> None:
         ended = bench.run(
             "import glob\nfor path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'):\n"
             f" try: data = open(path, 'rb').read()\n except OSError: continue\n if {_CANARY[:7]!r}.encode() in data and 'self' not in path: print('FOUND', path)\n"
-            "print(open('/proc/1/environ', 'rb').read())"
+            "print(sorted(word.partition(b'=')[0].decode() for word in open('/proc/1/environ', 'rb').read().split(b'\\0') if word))"
         )
     finally:
         del os.environ["CLINLOOP_CANARY"]
     expect(not any(line.startswith("FOUND") and "environ" in line for line in ended.log.splitlines()), ended.log)
-    expect(ended.log.splitlines()[-1] == "b''", f"process 1 has an environment: {ended.log[-300:]}")
+    own = ("[]", "['HOME', 'HOSTNAME', 'PATH']")  # a container engine gives its own three
+    expect(ended.log.splitlines()[-1] in own, f"process 1 has an environment: {ended.log[-300:]}")
 
 
 def descriptors_are_not_inherited(bench: Bench) -> None:
@@ -150,19 +151,9 @@ def files_outside_the_mounts_do_not_exist(bench: Bench) -> None:
     view = bench.folder / "view"
     view.mkdir()
     (view / "way-out").symlink_to(secret)
-    paths = [
-        "/etc/shadow",
-        "/etc/ssh",
-        "/root",
-        "/home",
-        "/var",
-        "/sys",
-        "/boot",
-        "/mnt",
-        str(secret),
-        str(bench.folder),
-        str(Path.cwd()),
-    ]
+    paths = [str(secret), str(bench.folder), str(Path.cwd())]
+    if not bench.sandbox.bare().image:  # an image has such folders of its own
+        paths += ["/etc/shadow", "/etc/ssh", "/root", "/home", "/var", "/sys", "/boot", "/mnt"]
     paths = [path for path in paths if not any(Path(mount.target).is_relative_to(path) for mount in bench.job().mounts)]
     ways = [
         "/view/way-out",
@@ -211,7 +202,7 @@ def dangerous_system_calls_are_refused(bench: Bench) -> None:
     ended = bench.run(
         "import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\n"
         f"for name, number in {calls}.items():\n"
-        " ctypes.set_errno(0)\n if libc.syscall(number, 0, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != errno.EPERM: print(name, ctypes.get_errno())\n"
+        " ctypes.set_errno(0)\n if libc.syscall(number, 0, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS): print(name, ctypes.get_errno())\n"
         "print('done')"
     )
     expect(ended.log == "done\n", f"not refused: {ended.log}")
