@@ -17,7 +17,6 @@ from pathlib import Path
 from clinloop.sandbox.backends import BACKENDS, load_backend
 from clinloop.sandbox.base import Job
 from clinloop.sandbox.checks.bench import Bench
-from clinloop.sandbox.environment import find_environment
 from clinloop.settings import Limits, Settings
 
 
@@ -41,7 +40,7 @@ def main() -> None:
         result["job with /out of 2 GiB"] = _median(lambda: bench.run("pass", limits=Limits(cpus=2)), given.repeat)
         plain = [_without_out(bench.job("pass")) for _ in range(given.repeat)]
         result["job without /out"] = _median(lambda: _run(bench, plain.pop()), given.repeat)
-        environment = find_environment(given.image, cache)
+        environment = bench.sandbox.find_environment(given.image)
         if environment:
             argv = (
                 environment.python,

@@ -12,6 +12,7 @@ import typer
 
 from clinloop import __version__
 from clinloop.cli_data import data_app
+from clinloop.cli_images import images_app
 from clinloop.errors import BadInput, Refusal, unknown
 from clinloop.terminal import (
     AcceptOption,
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 task_app = typer.Typer(no_args_is_help=True, help="Tasks: list, show.", epilog="Example: clinloop task list")
 app.add_typer(data_app, name="data")
+app.add_typer(images_app, name="images")
 app.add_typer(task_app, name="task")
 
 

@@ -220,6 +220,7 @@ def _job(
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
             "HF_HUB_OFFLINE": "1",
+            **context.environment.variables,
         },
         image=context.environment.image,
     )

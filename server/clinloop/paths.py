@@ -119,6 +119,11 @@ class StateFolder:
         """Secret of this instance, from which case ids are derived."""
         return self.root / "key"
 
+    @property
+    def images(self) -> Path:
+        """What the custodian has added to sandbox images: <name>/requirements.lock and the like; looked at before what clinloop ships."""
+        return self.root / "images"
+
     def task(self, task_id: str) -> TaskFolder:
         """Return the folder of a task."""
         return TaskFolder(self.root / "tasks" / task_id)

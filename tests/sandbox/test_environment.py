@@ -15,6 +15,7 @@ from clinloop.sandbox.base import Environment, Exit
 from clinloop.sandbox.bubblewrap import Bubblewrap
 from clinloop.sandbox.checks.bench import Bench
 from clinloop.sandbox.environment import ensure_environment, find_environment
+from clinloop.sandbox.recipes import Recipe, find_recipe
 from clinloop.settings import Settings
 
 LOCKS = sorted(resource("sandbox_images").glob("*/requirements.lock"))
@@ -22,7 +23,7 @@ LOCKS = sorted(resource("sandbox_images").glob("*/requirements.lock"))
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with one image, "tiny", that wants one local wheel."""
+    """A folder of images with one, "tiny", that wants one local wheel."""
     wheel = tmp_path / "tiny_package-1.5-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("tiny_package.py", "VALUE = 42\n")
@@ -37,22 +38,27 @@ def images(tmp_path: Path) -> Path:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     lock = f"tiny-package @ {wheel.as_uri()} --hash=sha256:{digest}\n"
     (tmp_path / "images" / "tiny" / "requirements.lock").write_text(lock)
+    (tmp_path / "images" / "tiny" / "image.toml").write_text('title = "Tiny"\n[variables]\nTINY = "yes"\n')
     return tmp_path / "images"
 
 
 def _ensure(images: Path, cache: Path, lines: list[str] | None = None) -> Environment:
-    return ensure_environment("tiny", cache, images=images, report=[].append if lines is None else lines.append)
+    return ensure_environment(_recipe(images), cache, report=[].append if lines is None else lines.append)
+
+
+def _recipe(images: Path) -> Recipe:
+    return find_recipe("tiny", (images,))
 
 
 def test_environment_is_installed_on_first_use_and_found_afterwards(images: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    assert find_environment("tiny", tmp_path / "cache", images=images) is None
+    assert find_environment(_recipe(images), tmp_path / "cache") is None
     built = _ensure(images, tmp_path / "cache", lines)
     assert lines
     said = len(lines)
     assert _ensure(images, tmp_path / "cache", lines) == built
     assert len(lines) == said
-    assert find_environment("tiny", tmp_path / "cache", images=images) == built
+    assert find_environment(_recipe(images), tmp_path / "cache") == built
     assert built.packages == {"tiny-package": "1.5"}
     found = subprocess.run(
         [built.python, "-c", "import tiny_package; print(tiny_package.VALUE)"],
@@ -87,7 +93,7 @@ def test_half_an_installation_is_replaced(images: Path, tmp_path: Path) -> None:
     folder = Path(built.python).parent.parent
     (folder / "clinloop.json").unlink()
     (folder / "left-over").touch()
-    assert find_environment("tiny", tmp_path / "cache", images=images) is None
+    assert find_environment(_recipe(images), tmp_path / "cache") is None
     assert _ensure(images, tmp_path / "cache") == built
     assert not (folder / "left-over").exists()
 
@@ -109,9 +115,9 @@ def test_a_changed_lock_is_another_environment(images: Path, tmp_path: Path) -> 
     assert before.python != after.python
 
 
-def test_unknown_image_is_refused_with_those_that_exist(images: Path, tmp_path: Path) -> None:
+def test_unknown_image_is_refused_with_those_that_exist(images: Path) -> None:
     with pytest.raises(Unknown, match="tiny"):
-        find_environment("gpu", tmp_path / "cache", images=images)
+        find_recipe("gpu", (images,))
 
 
 @pytest.mark.sandbox

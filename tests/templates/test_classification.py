@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from clinloop.datasets.ingest import ingest
 from clinloop.resources import resource
 from clinloop.sandbox.environment import ensure_environment
+from clinloop.sandbox.recipes import find_recipe
 from clinloop.settings import load_settings
 from clinloop.standin import isic2019
 
@@ -30,7 +31,8 @@ CLASSES = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"]
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    return ensure_environment("cpu", load_settings().cache, report=lambda line: None).python
+    recipe = find_recipe("cpu", (resource("sandbox_images"),))
+    return ensure_environment(recipe, load_settings().cache, report=lambda line: None).python
 
 
 @pytest.fixture(scope="module")

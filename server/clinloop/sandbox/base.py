@@ -34,6 +34,10 @@ class Environment:
     """Version by package name."""
     image: str = ""
     """Reference of the container image, for backends that start from one."""
+    python_version: str = ""
+    """Of the interpreter, e.g. "3.11.2"."""
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Environment variables that jobs of this image get."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox.base import Environment, Exit, Job
 from clinloop.sandbox.environment import bare_environment, ensure_environment, find_environment
+from clinloop.sandbox.recipes import find_recipe, folders
 from clinloop.sandbox.records import Record, Records
 from clinloop.sandbox.running import Running, wait_for_stranger
 from clinloop.settings import Settings
@@ -19,7 +20,7 @@ class HostBackend(ABC):
 
     def __init__(self, settings: Settings) -> None:
         self._records = Records(settings.state / "sandboxes")
-        self._cache = settings.cache
+        self._settings = settings
         self._jobs = dict[str, Running]()
 
     @abstractmethod
@@ -36,11 +37,11 @@ class HostBackend(ABC):
 
     def environment(self, image: str, *, report: Callable[[str], None]) -> Environment:
         """Return the virtual environment of an image, installed on first use."""
-        return ensure_environment(image, self._cache, report=report)
+        return ensure_environment(find_recipe(image, folders(self._settings)), self._settings.cache, report=report)
 
     def find_environment(self, image: str) -> Environment | None:
         """Return the virtual environment of an image if it is installed."""
-        return find_environment(image, self._cache)
+        return find_environment(find_recipe(image, folders(self._settings)), self._settings.cache)
 
     def bare(self) -> Environment:
         """Return the Python that runs this."""

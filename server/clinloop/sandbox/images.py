@@ -1,0 +1,250 @@
+"""Container images of the sandbox: built from their recipes by the custodian, found by their content when a run needs one."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from clinloop.errors import SandboxUnavailable
+from clinloop.files import write_atomic
+from clinloop.sandbox.base import Environment
+from clinloop.sandbox.environment import alone
+from clinloop.sandbox.recipes import Recipe, find_recipe, folders
+from clinloop.settings import Settings, download_environment
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+PYTHON = "/opt/venv/bin/python"
+"""The interpreter, in every image."""
+BASE_IMAGE = "python:3.11-slim-bookworm"
+"""What images without a parent start from when nothing else is said."""
+IMAGE, CONTENT, FROM, NOTICE = (f"org.clinloop.{word}" for word in ("image", "content", "from", "notice"))
+"""Labels of an image: its name, the hash of its recipe, the id of the image that it starts from, and what to know of licences."""
+_BUILD_S = 3600
+_LIST_S = 120
+_LIST = """
+import json, platform
+from importlib.metadata import distributions
+found = {str(item.metadata["Name"]).lower(): item.version for item in distributions()}
+print(json.dumps({"python": platform.python_version(), "packages": dict(sorted(found.items()))}))
+"""
+_NEWS = ("Step ", "Collecting ", "Downloading ", "Installing ", "Successfully installed", "ERROR")
+
+
+class NoEngine(SandboxUnavailable):
+    """No container engine answers."""
+
+
+class BuiltImage(NamedTuple):
+    """A container image that is on the engine."""
+
+    name: str
+    id: str
+    """Its digest as the engine knows it, "sha256:…"; what a job starts from and what a run records."""
+    tag: str
+    python_version: str
+    packages: dict[str, str]
+    """Version by name."""
+    size: int
+    """Bytes, those of its parents included."""
+
+
+@contextmanager
+def connect(settings: Settings) -> Generator[APIClient]:
+    """Yield a client of the engine with time enough for a build.
+
+    Raises:
+        NoEngine: none answers.
+    """
+    import requests
+    from docker import APIClient
+    from docker.errors import DockerException
+
+    try:
+        client = APIClient(base_url=settings.engine, timeout=_BUILD_S, version="auto")
+    except (DockerException, requests.RequestException) as error:
+        raise NoEngine(
+            f"No container engine answers at {settings.engine}: start Docker, or set `engine` in settings.json."
+        ) from error
+    with closing(client):
+        yield client
+
+
+def find_image(client: APIClient, name: str, settings: Settings) -> BuiltImage | None:
+    """Return the container image of a name if the engine has it as its recipe is now.
+
+    Raises:
+        Unknown: there is no such image.
+        docker.errors.APIError: the engine refuses.
+    """
+    recipe = find_recipe(name, folders(settings))
+    found = _inspect(client, _tag(recipe))
+    return _built(client, recipe, found, settings) if found else None
+
+
+def as_environment(image: BuiltImage, settings: Settings) -> Environment:
+    """Return what jobs need to know of a container image."""
+    return Environment(
+        name=image.name,
+        digest=image.id.removeprefix("sha256:"),
+        python=PYTHON,
+        python_version=image.python_version,
+        mounts=(),
+        packages=image.packages,
+        image=image.id,
+        variables=find_recipe(image.name, folders(settings)).variables,
+    )
+
+
+def build_image(
+    client: APIClient, name: str, settings: Settings, *, base: str = "", report: Callable[[str], None]
+) -> BuiltImage:
+    """Build a container image and those that it starts from; nothing happens when the engine has them already.
+
+    base: reference of the image with Debian and Python 3.11 that the first one starts from. Empty: the one that it was built on, else BASE_IMAGE.
+
+    Raises:
+        Unknown: there is no such image.
+        SandboxUnavailable: it cannot be built; the text says why and what to do.
+    """
+    from docker.errors import APIError
+
+    recipe = find_recipe(name, folders(settings))
+    lock = settings.cache / "images" / f"{name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(lock):
+            if recipe.parent is None:
+                found = _inspect(client, _tag(recipe))
+                start = (
+                    found["Config"]["Labels"][FROM] if found and not base else _pull(client, base or BASE_IMAGE, report)
+                )
+            else:
+                start = build_image(client, recipe.parent.name, settings, base=base, report=report).tag
+                found = _inspect(client, _tag(recipe))
+            start_id = start if start.startswith("sha256:") else _inspect(client, start, must=True)["Id"]
+            if not found or found["Config"]["Labels"].get(FROM) != start_id:
+                report(f"Building the container image '{name}' on {start}.")
+                _build(client, recipe, start, start_id, report)
+                found = _inspect(client, _tag(recipe), must=True)
+                report(f"The container image '{name}' is built: {found['Size'] / 1e9:.1f} GB.")
+            return _built(client, recipe, found, settings)
+    except APIError as error:
+        raise SandboxUnavailable(f"The container image '{name}' could not be built: {error.explanation}.") from error
+
+
+def _tag(recipe: Recipe) -> str:
+    return f"clinloop/{recipe.name}:{recipe.content[:12]}"
+
+
+def _inspect(client: APIClient, reference: str, *, must: bool = False) -> dict[str, Any]:
+    """Return what the engine knows of an image; empty when it is absent and need not be there."""
+    from docker.errors import ImageNotFound
+
+    try:
+        return client.inspect_image(reference)
+    except ImageNotFound:
+        if must:
+            raise
+        return {}
+
+
+def _pull(client: APIClient, reference: str, report: Callable[[str], None]) -> str:
+    """Return the reference of a base image that the engine has, now at the latest."""
+    from docker.errors import APIError
+
+    if _inspect(client, reference):
+        return reference
+    report(f"Pulling the base image {reference}.")
+    name, _, tag = reference.partition("@" if "@" in reference else ":")
+    try:
+        client.pull(name, tag=tag or "latest")
+    except APIError as error:
+        raise SandboxUnavailable(
+            f"The base image {reference} is not on this machine and cannot be pulled ({error.explanation}); name one that the engine has "
+            "(Debian with Python 3.11 and its venv module): clinloop images build --base-image REF."
+        ) from error
+    return reference
+
+
+def _build(client: APIClient, recipe: Recipe, start: str, start_id: str, report: Callable[[str], None]) -> None:
+    proxies = {key: value for key, value in download_environment().items() if key.lower().endswith("_proxy")}
+    labels = {IMAGE: recipe.name, CONTENT: recipe.content, FROM: start_id, NOTICE: recipe.notice}
+    last = ""
+    for line in client.build(
+        fileobj=_context(recipe),
+        custom_context=True,
+        tag=_tag(recipe),
+        buildargs={"BASE_IMAGE": start, **proxies},  # proxies are known to engines and stay out of the image
+        labels=labels,
+        rm=True,
+        forcerm=True,
+        decode=True,
+    ):
+        for text in str(line.get("stream", "")).splitlines():
+            said = text.strip()
+            if said.startswith(_NEWS):
+                report(said[:200])
+            last = said if said.startswith("ERROR") or (said and not last.startswith("ERROR")) else last
+        if "error" in line:
+            raise SandboxUnavailable(
+                f"The container image '{recipe.name}' could not be built on {start} ({last[-400:] or line['error']}). Check the network, "
+                "the package index, and that the base image has Debian, Python 3.11 and its venv module."
+            )
+
+
+def _context(recipe: Recipe) -> io.BytesIO:
+    """Return the build context, a tar of two files that is the same for the same recipe."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in (("Dockerfile", recipe.dockerfile.encode()), ("requirements.lock", recipe.lock.read_bytes())):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o644
+            archive.addfile(entry, io.BytesIO(data))
+    buffer.seek(0)
+    return buffer
+
+
+def _built(client: APIClient, recipe: Recipe, found: dict[str, Any], settings: Settings) -> BuiltImage:
+    facts = _contents(client, found["Id"], settings.cache / "images")
+    return BuiltImage(recipe.name, found["Id"], _tag(recipe), facts["python"], facts["packages"], found["Size"])
+
+
+def _contents(client: APIClient, image: str, cache: Path) -> dict[str, Any]:
+    """Return what is installed in an image; asked of a locked-down container once, then kept."""
+    file = cache / f"{image.removeprefix('sha256:')}.json"
+    with suppress(FileNotFoundError):
+        return json.loads(file.read_text(encoding="utf-8"))
+    container: str = client.create_container(
+        image,
+        command=[PYTHON, "-I", "-c", _LIST],
+        entrypoint=[],
+        user="65532:65532",
+        host_config=client.create_host_config(
+            network_mode="none",
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=64,
+            mem_limit=512 << 20,
+            memswap_limit=512 << 20,
+        ),
+    )["Id"]
+    try:
+        client.start(container)
+        status: int = client.wait(container, timeout=_LIST_S)["StatusCode"]
+        said = client.logs(container, stdout=True, stderr=status != 0, tail=20).decode(errors="replace")
+    finally:
+        client.remove_container(container, v=True, force=True)
+    if status != 0:
+        raise SandboxUnavailable(f"Python does not start in the container image {image[:19]}: {said.strip()[-300:]}")
+    facts = json.loads(said)
+    cache.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(facts, indent=1), mode=0o644)
+    return facts
