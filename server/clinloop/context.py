@@ -34,6 +34,8 @@ class TaskContext:
     folder: TaskFolder
     dataset: Dataset
     sandbox: Sandbox
+    sandbox_reason: str
+    """Why it is this backend."""
     environment: Environment
 
     @property
@@ -64,21 +66,34 @@ class Cases(NamedTuple):
     """Folder with images/ and cases.csv of the validation cases alone, for predict.py."""
 
 
-def assemble(store: Store, task_id: str, launch_settings: dict[str, Any]) -> TaskContext:
-    """Return the context of a task; builds the Python environment of the sandbox when it is missing."""
+def assemble(store: Store, task_id: str, launch_settings: dict[str, Any], *, backend: str = "") -> TaskContext:
+    """Return the context of a task; builds the Python environment of the sandbox when it is missing.
+
+    backend: the one that a run was begun with, whatever would be chosen now.
+    """
     settings = Settings.model_validate(launch_settings["settings"])
-    sandbox = backends.choose(settings, accept_no_isolation=bool(launch_settings["accept_no_isolation"]))
     task = store.task(task_id)
-    image = settings.image or templates.find(task.template, task.spec.task_type).image
-    environment = sandbox.environment(image, report=lambda _: None)
+    image = image_of(settings, task)
+    choice = (
+        backends.Choice(backends.load_backend(backend, settings), "the run was begun with it")
+        if backend
+        else backends.choose(settings, image=image, accept_no_isolation=bool(launch_settings["accept_no_isolation"]))
+    )
+    environment = choice.sandbox.environment(image, report=lambda _: None)
     return TaskContext(
         settings=settings,
         task=task,
         folder=StateFolder(settings.state).task(task_id),
         dataset=Dataset.load(settings.state, task.dataset),
-        sandbox=sandbox,
+        sandbox=choice.sandbox,
+        sandbox_reason=choice.reason,
         environment=environment,
     )
+
+
+def image_of(settings: Settings, task: TaskRow) -> str:
+    """Return the sandbox image of a task's runs: the custodian's for all, else the template's."""
+    return settings.image or templates.find(task.template, task.spec.task_type).image
 
 
 def explain(fault: Exception) -> str:

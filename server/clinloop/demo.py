@@ -58,10 +58,13 @@ def play(
     begun = time.monotonic()
     folder = _fresh(target)
     services = Services(load_settings(folder / "state", sandbox=sandbox), accept_no_isolation=accept)
-    backend = backends.choose(services.settings, accept_no_isolation=accept)
+    backend, reason = backends.choose(
+        services.settings, image=services.settings.image or "cpu", accept_no_isolation=accept
+    )
     if probe_problem := backend.probe().problem:
         raise SandboxUnavailable(probe_problem)
     with Screen(console) as screen:
+        screen.note(f"Sandbox: {backend.name} ({reason}).")
         screen.phase("Python environment of the sandbox (built once, a few GB)")
         backend.environment(services.settings.image or "cpu", report=screen.note)
         name = _add_dataset(services, screen, data=data, layout=layout, images=images, seed=seed, folder=folder)

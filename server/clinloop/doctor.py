@@ -30,10 +30,13 @@ def examine(services: Services, out: Console) -> bool:
     table.add_row("state", f"{settings.state} ({free / 1e9:.0f} GB free)")
     works = True
     try:
-        sandbox = backends.choose(settings, accept_no_isolation=services.accept_no_isolation)
+        sandbox, reason = backends.choose(
+            settings, image=settings.image or "cpu", accept_no_isolation=services.accept_no_isolation
+        )
         probe = sandbox.probe()
         table.add_row(
-            "sandbox", f"{sandbox.name}" + ("" if sandbox.isolates else " (isolates nothing: accepted by you)")
+            "sandbox",
+            f"{sandbox.name}" + ("" if sandbox.isolates else " (isolates nothing: accepted by you)") + f": {reason}",
         )
         for resource, tier in probe.tiers.items():
             table.add_row(f"  {resource}", tier)

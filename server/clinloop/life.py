@@ -29,7 +29,7 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
         return
     here: TaskContext | None = None
     try:
-        here = context.assemble(store, task_id, launch_settings)
+        here = context.assemble(store, task_id, launch_settings, backend=run.facts.get("backend", ""))
         folder = here.folder.run(run.name)
         if run.status == "training":
             _abandon(store, here, run)
@@ -65,6 +65,7 @@ def _train(
 ) -> bool:
     facts |= {
         "backend": here.sandbox.name,
+        "backend_reason": here.sandbox_reason,
         "environment": here.environment.digest,
     }
 

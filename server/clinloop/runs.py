@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from clinloop import supervisor
+from clinloop import context, supervisor
 from clinloop.errors import BadInput, NotNow
 from clinloop.sandbox import backends
 from clinloop.services import Services
@@ -46,7 +46,11 @@ def start(
     """
     task = services.store.task(task_id)
     recover(services, task_id)
-    backends.choose(services.settings, accept_no_isolation=services.accept_no_isolation)
+    backends.choose(
+        services.settings,
+        image=context.image_of(services.settings, task),
+        accept_no_isolation=services.accept_no_isolation,
+    )
     folder = services.state.task(task_id)
     workspace = Workspace(folder.workspace, folder.revisions)
     known = services.store.runs(task_id)

@@ -24,7 +24,8 @@ StateOption = Annotated[
 SandboxOption = Annotated[
     str | None,
     typer.Option(
-        "--sandbox", help="auto (bubblewrap), bubblewrap, or none (isolates nothing; needs --i-accept-no-isolation)."
+        "--sandbox",
+        help="auto (docker if the engine answers and has the image, else bubblewrap), docker, bubblewrap, or none (isolates nothing; needs --i-accept-no-isolation).",
     ),
 ]
 AcceptOption = Annotated[

@@ -21,7 +21,7 @@ def _settings(folder: Path, **given: object) -> Settings:
 class Broken:
     """A backend that isolates but cannot run here."""
 
-    name, isolates = "broken", True
+    name, isolates, needs_built_image = "broken", True, False
 
     def __init__(self, settings: Settings) -> None:
         pass
@@ -44,13 +44,13 @@ def test_auto_refuses_with_the_fix_when_nothing_isolates(only_broken: None, tmp_
 
 
 def test_auto_falls_back_to_none_only_when_that_was_accepted(only_broken: None, tmp_path: Path) -> None:
-    assert backends.choose(_settings(tmp_path), accept_no_isolation=True).name == "none"
+    assert backends.choose(_settings(tmp_path), accept_no_isolation=True).sandbox.name == "none"
 
 
 def test_none_needs_the_flag(tmp_path: Path) -> None:
     with pytest.raises(SandboxUnavailable, match="--i-accept-no-isolation"):
         backends.choose(_settings(tmp_path, sandbox="none"))
-    assert backends.choose(_settings(tmp_path, sandbox="none"), accept_no_isolation=True).isolates is False
+    assert backends.choose(_settings(tmp_path, sandbox="none"), accept_no_isolation=True).sandbox.isolates is False
 
 
 @pytest.mark.parametrize("name", backends.BACKENDS)

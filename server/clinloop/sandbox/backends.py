@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import NamedTuple
 
 from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox.base import Sandbox
@@ -28,26 +29,44 @@ def load_backend(name: str, settings: Settings) -> Sandbox:
     return getattr(import_module(module), attribute)(settings)
 
 
-def choose(settings: Settings, *, accept_no_isolation: bool = False) -> Sandbox:
-    """Return the backend of `settings.sandbox`: for "auto" the first that isolates and works, else, only where accepted, "none".
+class Choice(NamedTuple):
+    """The backend that runs the jobs, and why it is this one."""
+
+    sandbox: Sandbox
+    reason: str
+
+
+def choose(settings: Settings, *, image: str = "", accept_no_isolation: bool = False) -> Choice:
+    """Return the backend of `settings.sandbox`: for "auto" the first that isolates, works and has `image`; else, only where accepted, "none".
 
     Raises:
         SandboxUnavailable: none works or isolation was given up without the flag; the text holds the fix.
+        Unknown: there is no such image.
     """
     if settings.sandbox == "none":
         if not accept_no_isolation:
             raise SandboxUnavailable(
                 "Sandbox backend 'none' runs agent code with all that this user may do; give --i-accept-no-isolation to have it, or set sandbox to 'auto'."
             )
-        return load_backend("none", settings)
+        return Choice(load_backend("none", settings), "isolation was given up by flag")
+    is_free = settings.sandbox == "auto"
     problems: list[str] = []
-    for name in BACKENDS if settings.sandbox == "auto" else [settings.sandbox]:
+    for name in BACKENDS if is_free else [settings.sandbox]:
         sandbox = load_backend(name, settings)
-        if sandbox.isolates:
-            probe = sandbox.probe()
-            if probe.usable:
-                return sandbox
-            problems.append(f"{name}: {probe.problem} {probe.fix}")
-    if accept_no_isolation and settings.sandbox == "auto":
-        return load_backend("none", settings)
+        if not sandbox.isolates:
+            continue
+        problem = _problem(sandbox, image)
+        if not problem:
+            return Choice(sandbox, "; ".join([*problems, f"{name}: works"]) if is_free else "set by the custodian")
+        problems.append(f"{name}: {problem}")
+    if accept_no_isolation and is_free:
+        return Choice(load_backend("none", settings), "; ".join(problems))
     raise SandboxUnavailable(f"No sandbox can run agent code here. {' · '.join(problems)}")
+
+
+def _problem(sandbox: Sandbox, image: str) -> str:
+    """Return why a backend cannot run jobs of an image here, or an empty text."""
+    if image and sandbox.needs_built_image and sandbox.probe().usable and sandbox.find_environment(image) is None:
+        return f"the image '{image}' is not built (clinloop images build {image})."
+    probe = sandbox.probe()
+    return "" if probe.usable else f"{probe.problem} {probe.fix}".strip()

@@ -94,6 +94,8 @@ class Sandbox(Protocol):
     name: str
     isolates: bool
     """False: the job can reach whatever this user can reach."""
+    needs_built_image: bool
+    """True: an image that the custodian has not built cannot be used; False: it is made on first use."""
 
     def probe(self) -> Probe:
         """Try the real thing once and say what is enforced how."""

@@ -44,6 +44,7 @@ class Bubblewrap(HostBackend):
 
     name = "bubblewrap"
     isolates = True
+    needs_built_image = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import platform
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinloop.errors import SandboxUnavailable
+from clinloop.files import write_atomic
 from clinloop.sandbox import cgroups, container, linux, seccomp
 from clinloop.sandbox.base import Environment, Exit, Job, Mount, Probe
+from clinloop.sandbox.images import CONTENT, PYTHON, as_environment, find_image
 from clinloop.sandbox.logs import LogFile
 from clinloop.sandbox.output import Output, attach
 from clinloop.sandbox.records import Record, Records
@@ -33,6 +36,8 @@ _TIMEOUT_S = 60
 _EVERY_S = 0.25
 _SETTLE_S = 0.02
 _END_S = 10.0
+_TRUST_S = 3600
+"""How long the trial of an engine is good for."""
 _log = logging.getLogger(__name__)
 
 
@@ -51,10 +56,11 @@ class Docker:
 
     name = "docker"
     isolates = True
+    needs_built_image = True
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._state = settings, settings.state
-        self._records = Records(settings.state / "sandboxes")
+        self._records = Records(settings.state / "sandboxes", self.name)
         self._jobs = dict[str, _Attached]()
         self._probe: Probe | None = None
         self._api_version = "auto"
@@ -63,27 +69,42 @@ class Docker:
     # what it can do here -----------------------------------------------------------------------------------------
 
     def probe(self) -> Probe:
-        """Run one real container and say what is enforced how; the result is kept."""
+        """Run one real container and say what is enforced how; a success is kept on disk for an hour, because it takes half a second."""
         if self._probe is None:
-            problem, fix = self._find_obstacle()
-            tiers: Mapping[str, str] = {}
-            if not problem:
+            problem, fix, key = self._find_obstacle()
+            tiers: Mapping[str, str] | None = None if problem else self._known(key)
+            if not problem and tiers is None:
                 problem, tiers = try_out(self, self._state / "probes", image=self.bare().image)
                 fix = "See the engine's log; clinloop needs Docker >= 20.10 on this machine." if problem else ""
-            self._probe = Probe(not problem, problem, fix, tiers)
+                if not problem:
+                    write_atomic(self._memory, json.dumps({"key": key, "at": time.time(), "tiers": dict(tiers)}))
+            self._probe = Probe(not problem, problem, fix, tiers or {})
         return self._probe
 
-    def _find_obstacle(self) -> tuple[str, str]:
-        """Return why no container can run here and what to do about it, or two empty texts."""
+    @property
+    def _memory(self) -> Path:
+        return self._state / "probes" / "docker.json"
+
+    def _known(self, key: str) -> Mapping[str, str] | None:
+        """Return what a recent trial on the same engine found."""
+        with suppress(OSError, ValueError, KeyError):
+            known = json.loads(self._memory.read_text(encoding="utf-8"))
+            if known["key"] == key and 0 <= time.time() - known["at"] < _TRUST_S:
+                return known["tiers"]
+        return None
+
+    def _find_obstacle(self) -> tuple[str, str, str]:
+        """Return why no container can run here and what to do about it, or two empty texts; and what identifies the engine."""
         if platform.machine() not in seccomp.ARCHITECTURES:
-            return f"There is no system-call filter for {platform.machine()}.", "Use bubblewrap or another machine."
+            return f"There is no system-call filter for {platform.machine()}.", "Use bubblewrap or another machine.", ""
         try:
             with self._engine("asked for its version") as client:
-                client.version()
-            self.bare()
+                version: dict[str, Any] = client.version()
+            image = self.bare().image
         except SandboxUnavailable as refusal:
-            return str(refusal), ""
-        return "", ""
+            return str(refusal), "", ""
+        facts = [version.get(name) for name in ("Version", "ApiVersion", "KernelVersion")]
+        return "", "", json.dumps([facts, image, self._settings.engine, os.geteuid()])
 
     def environment(self, image: str, *, report: Callable[[str], None]) -> Environment:
         """Return the Python of an image; building one is the custodian's."""
@@ -96,20 +117,20 @@ class Docker:
 
     def find_environment(self, image: str) -> Environment | None:
         """Return the Python of an image if it is built."""
-        raise NotImplementedError
+        with self._engine("asked for an image") as client:
+            found = find_image(client, image, self._settings)
+        return as_environment(found, self._settings) if found else None
 
     def bare(self) -> Environment:
         """Return the smallest of our images."""
         with self._engine("asked for images") as client:
-            images: list[dict[str, Any]] = client.images(filters={"label": "org.clinloop.image"})
+            images: list[dict[str, Any]] = client.images(filters={"label": CONTENT})
         if not images:
             raise SandboxUnavailable(
                 "The engine has no clinloop image; the custodian builds them with: clinloop images build"
             )
-        smallest = min(images, key=lambda found: found["Size"])
-        return Environment(
-            name="bare", digest=smallest["Id"], python="/usr/bin/python3", mounts=(), packages={}, image=smallest["Id"]
-        )
+        smallest = min(images, key=lambda found: found["Size"])["Id"]
+        return Environment(name="bare", digest=smallest, python=PYTHON, mounts=(), packages={}, image=smallest)
 
     # the life of a job -------------------------------------------------------------------------------------------
 

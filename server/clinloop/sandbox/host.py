@@ -18,8 +18,10 @@ from clinloop.settings import Settings
 class HostBackend(ABC):
     """A backend that uses the host's files: its jobs end with the process that started them."""
 
+    name: str
+
     def __init__(self, settings: Settings) -> None:
-        self._records = Records(settings.state / "sandboxes")
+        self._records = Records(settings.state / "sandboxes", self.name)
         self._settings = settings
         self._jobs = dict[str, Running]()
 

@@ -26,6 +26,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 class Record:
     """One job of one backend; its folder is named by the job."""
 
+    backend: str = ""
+    """Name of the backend that can end the job."""
     process: Identity | None = None
     groups: list[str] = field(default_factory=list[str])
     volumes: list[Volume] = field(default_factory=list[Volume])
@@ -38,8 +40,8 @@ class Record:
 class Records:
     """The folder of records of one state folder, one sub-folder a job; shared by any number of processes."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, backend: str) -> None:
+        self._root, self._backend = root, backend
 
     def folder(self, name: str) -> Path:
         """Return the folder of a job; raises ValueError for a name that is no plain file name."""
@@ -56,7 +58,10 @@ class Records:
 
     def save(self, name: str, record: Record) -> None:
         """Write a record in place of the former one, atomically."""
-        content = asdict(record) | {"volumes": [volume._asdict() for volume in record.volumes]}
+        content = asdict(record) | {
+            "backend": self._backend,
+            "volumes": [volume._asdict() for volume in record.volumes],
+        }
         write_atomic(self.folder(name) / "record.json", json.dumps(content))
 
     def save_end(self, name: str, record: Record) -> None:
@@ -71,6 +76,7 @@ class Records:
         except FileNotFoundError:
             return Record() if self.folder(name).is_dir() else None
         return Record(
+            backend=stored["backend"],
             process=Identity(*stored["process"]) if stored["process"] else None,
             groups=stored["groups"],
             volumes=[Volume(**volume) for volume in stored["volumes"]],
@@ -105,6 +111,10 @@ class Records:
             record = self.load(name) if exists else None
             if record is None:
                 return
+            if record.backend not in ("", self._backend):
+                raise SandboxUnavailable(
+                    f"A sandbox is left from the backend '{record.backend}', which does not work here at the moment; it has to be ended first."
+                )
             groups = [Path(folder) for folder in record.groups]
             if record.process:
                 processes.kill(record.process)

@@ -45,6 +45,7 @@ class Unisolated(HostBackend):
 
     name = "none"
     isolates = False
+    needs_built_image = False
 
     def probe(self) -> Probe:
         """Say what is enforced: nothing that agent code could not undo."""
