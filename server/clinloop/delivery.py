@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from clinloop import __version__, guarantee
 from clinloop.context import TaskContext
 from clinloop.datasets.dataset import Dataset
+from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.paths import TaskFolder
 from clinloop.report import data as report
@@ -68,6 +69,7 @@ def deliver(here: TaskContext, store: Store, frozen: list[Frozen], outcome: Outc
     if not any(row.event == "scored" for row in store.ledger(scope)):
         values = {metric.name: [metric.initial.value, metric.refined.value] for metric in metrics}
         store.record(scope, "scored", {"evidence": evidence.digests(), "values": values, "model": manifest})
+        reach("finalize:recorded")
     data = _report_data(here, store, frozen, outcome, metrics)
     paths = write_report(data, here.folder.report, evidence)
     rounded = [

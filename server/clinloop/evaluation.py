@@ -20,6 +20,7 @@ from clinloop.datasets import vault
 from clinloop.datasets.pictures import prepare_predict_view
 from clinloop.delivery import Frozen, Model, Outcome
 from clinloop.errors import BadInput, BadPredictions, NotNow
+from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.paths import StateFolder
 from clinloop.report import data as report
@@ -124,14 +125,17 @@ def _evaluate(store: Store, here: TaskContext) -> None:
         with _one_interruption(final):
             store.set_phase(task_id, "predicting the test images")
             view = _open_view(here)
+            reach("finalize:opened")
             for model in frozen:
                 _predict_test(here, model, view)
     finally:
         remove_tree(final / "view")
     store.set_phase(task_id, "scoring")
     outcome = _score(here, store, frozen, view)
+    reach("finalize:scored")
     store.set_phase(task_id, "writing the report")
     delivered = delivery.deliver(here, store, frozen, outcome)
+    reach("finalize:report_written")
     result = {"outcome": "ok", **delivered.result}
     store.end_evaluation(task_id, "evaluated", result, {"report_sha256": delivered.report_sha256})
     _seal(store, task_id, here.folder.report)
@@ -139,6 +143,7 @@ def _evaluate(store: Store, here: TaskContext) -> None:
 
 def _seal(store: Store, task_id: str, folder: Path) -> None:
     seal_report(folder, [report.LedgerRow(**row._asdict()) for row in store.ledger(f"task:{task_id}")])
+    reach("finalize:sealed")
 
 
 @contextmanager
@@ -167,6 +172,7 @@ def _prepare(here: TaskContext, store: Store) -> list[Frozen]:
     """Freeze both models and rehearse them; the test set is not touched."""
     store.set_phase(here.task.id, "freezing copies of the accepted model and the baseline")
     frozen = _freeze(here, store)
+    reach("finalize:frozen")
     store.set_phase(here.task.id, "rehearsing on validation images")
     for model in frozen:
         _rehearse(here, model)
@@ -289,6 +295,7 @@ def _predict_test(here: TaskContext, model: Frozen, view: _View) -> None:
             failure = _predict(here, model, folder, name)
             if failure is None:
                 _done_file(model, name).touch()
+                reach("finalize:predicted")
             else:
                 failures.append(failure)
 

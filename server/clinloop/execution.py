@@ -12,6 +12,7 @@ from clinloop.beneath import Beneath
 from clinloop.context import Cases, TaskContext
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import Refusal
+from clinloop.failpoints import reach
 from clinloop.files import remove_tree, write_atomic
 from clinloop.paths import RunFolder
 from clinloop.resources import resource
@@ -171,6 +172,7 @@ def predict(
     ref = context.sandbox.start(job)
     is_stopped = False
     try:
+        reach("predict:started")
         while (exit := context.sandbox.wait(ref, _POLL_S)) is None and time.monotonic() - begun < seconds:
             if is_stopped := should_stop():
                 break

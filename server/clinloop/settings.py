@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import platformdirs
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -116,3 +116,40 @@ def download_environment() -> dict[str, str]:
         "NO_PROXY",
     )
     return {key: value for key, value in os.environ.items() if key.upper() in names or key.startswith("UV_")}
+
+
+class Kill(NamedTuple):
+    """Where a process is to die, for tests: CLINLOOP_FAILPOINT=NAME[,VICTIM[,NTH[,PID]]]."""
+
+    name: str
+    """A failpoint, or "*" for any."""
+    victim: str = "self"
+    """Who dies: "self" (who reaches it), "server" (who launched the supervisor that reaches it) or "both"."""
+    nth: int = 1
+    """At which time that the process reaches it."""
+    server_pid: int = 0
+    """The server, in a supervisor that it launched."""
+
+
+def armed_kill() -> Kill | None:
+    """Return the failpoint at which this process is to die; None outside tests.
+
+    Raises:
+        BadInput: CLINLOOP_FAILPOINT is not of that form.
+    """
+    text = os.environ.get("CLINLOOP_FAILPOINT")
+    if not text:
+        return None
+    name, victim, nth, pid = [*text.split(","), *"   "][:4]
+    victim, nth, pid = victim.strip() or "self", nth.strip() or "1", pid.strip() or "0"
+    if victim not in ("self", "server", "both") or not nth.isdecimal() or not pid.isdecimal():
+        raise BadInput("CLINLOOP_FAILPOINT must be NAME[,self|server|both[,NTH]].")
+    return Kill(name, victim, int(nth), int(pid))
+
+
+def failpoint_environment() -> dict[str, str]:
+    """Return what a supervisor that this process launches must know to die at the same failpoint; nothing outside tests."""
+    kill = armed_kill()
+    if kill is None:
+        return {}
+    return {"CLINLOOP_FAILPOINT": f"{kill.name},{kill.victim},{kill.nth},{os.getpid()}"}

@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from clinloop.failpoints import reach
 from clinloop.files import write_atomic
-from clinloop.settings import download_environment
+from clinloop.settings import download_environment, failpoint_environment
 
 LAUNCH_FILE = "launch.json"
 LOCK_FILE = "supervisor.lock"
@@ -36,11 +37,13 @@ def launch(folder: Path, *, state: Path, task_id: str, what: str, launch_setting
         OSError: its files cannot be written, or no process can be started.
     """
     write_atomic(folder / LAUNCH_FILE, json.dumps(launch_settings))
+    kind = "finalize" if what == "finalize" else "run"
+    reach(f"{kind}:launching")
     with (folder / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "clinloop.supervisor", str(state), task_id, what, str(folder)],
             cwd="/",
-            env=ENVIRONMENT | download_environment(),
+            env=ENVIRONMENT | download_environment() | failpoint_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -49,6 +52,7 @@ def launch(folder: Path, *, state: Path, task_id: str, what: str, launch_setting
         )
     with suppress(subprocess.TimeoutExpired):  # on a machine that crawls
         process.wait(timeout=_FORK_S)  # it forks at once; the grandchild, adopted by init, is the supervisor
+    reach(f"{kind}:launched")
 
 
 def is_alive(folder: Path) -> bool:
@@ -74,6 +78,7 @@ def main(arguments: list[str]) -> None:
     if not _take_lock(folder):
         return
     launch_settings = json.loads((folder / LAUNCH_FILE).read_text(encoding="utf-8"))
+    reach("finalize:carried" if what == "finalize" else "run:carried")
     # Imported after the fork, so that `launch` returns quickly.
     from clinloop import evaluation, life
 

@@ -10,6 +10,7 @@ import secrets
 from clinloop import context, templates
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import BadInput
+from clinloop.failpoints import reach
 from clinloop.scoring import classification
 from clinloop.services import Services
 from clinloop.spec import SpecFacts, TaskSpec, canonical, freeze
@@ -60,4 +61,5 @@ def _prepare(services: Services, task: TaskRow, dataset: Dataset, template: temp
             return
         context.prepare_task_data(dataset, task.spec.target_classes, folder)
         Workspace(folder.workspace, folder.revisions).create_from(template.folder, template.files)
+        reach("task:prepared")
         services.store.open_task(task.id)

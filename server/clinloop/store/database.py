@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clinloop.errors import NotNow
+from clinloop.failpoints import UNCOMMITTED, reach
 
 _DISK_ERRORS = ("database or disk is full", "disk I/O error", "unable to open database file")
 _MIGRATIONS = (("m001_schema", "schema.sql"),)
@@ -65,17 +66,24 @@ class Database:
             connection.close()
 
     @contextmanager
-    def transaction(self) -> Generator[sqlite3.Connection]:
-        """Yield a connection that holds the write lock; commit at the end, roll back on any exception."""
+    def transaction(self, failpoint: str = "") -> Generator[sqlite3.Connection]:
+        """Yield a connection that holds the write lock; commit at the end, roll back on any exception.
+
+        One that changes the state of a task or a run names its failpoint.
+        """
         with self.connect() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                if failpoint:
+                    reach(failpoint + UNCOMMITTED)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:  # SQLite itself rolls back on a full disk
                     connection.execute("ROLLBACK")
                 raise
+        if failpoint:
+            reach(failpoint)
 
 
 def _create(file: Path) -> None:

@@ -74,7 +74,7 @@ class Runs:
         resource, at = ("run" if mode == "full" else "smoke"), utc_now()
         asked = (mode, tree_sha256, json.dumps(inputs))
         try:
-            with self._database.transaction() as connection:
+            with self._database.transaction("run:reserved") as connection:
                 found = connection.execute(
                     "SELECT * FROM run WHERE task_id = ? AND request_id = ?", (task_id, request_id)
                 ).fetchone()
@@ -151,7 +151,7 @@ class Runs:
         if status not in ACTIVE or set(columns) - allowed:
             raise ValueError(f"cannot set {status} {sorted(columns)}")
         changes = "".join(f", {column} = :{column}" for column in columns)
-        with self._database.transaction() as connection:
+        with self._database.transaction(f"run:{status}") as connection:
             connection.execute(
                 f"UPDATE run SET status = :status{changes} WHERE task_id = :task_id AND name = :name AND ended_at IS NULL",  # noqa: S608 - names are from `allowed`
                 {"status": status, "task_id": task_id, "name": name, **columns},
@@ -182,7 +182,7 @@ class Runs:
     ) -> bool:
         """End a run exactly once, with its ledger entry; a lost one is given back while refunds last. False if it had ended."""
         at, scope = utc_now(), f"task:{task_id}"
-        with self._database.transaction() as connection:
+        with self._database.transaction("run:settled") as connection:
             changed = connection.execute(
                 "UPDATE run SET status = ?, end_reason = ?, message = ?, score = ?, scores = ?, decision = ?, reason = ?, reason_text = ?,"
                 " ended_at = ? WHERE task_id = ? AND name = ? AND ended_at IS NULL",

@@ -36,7 +36,7 @@ class Tasks:
         """Freeze a contract, grant its budget and open its chain on the dataset's; an equal init_key returns the task there is."""
         preset = PRESETS[spec.budget]
         scope, at = f"task:{task_id}", utc_now()
-        with self._database.transaction() as connection:
+        with self._database.transaction("task:created") as connection:
             found = connection.execute("SELECT * FROM task WHERE init_key = ?", (init_key,)).fetchone()
             if found:
                 return task_row(found), False
@@ -77,7 +77,7 @@ class Tasks:
 
     def open_task(self, task_id: str) -> None:
         """Declare a prepared task ready for runs."""
-        with self._database.transaction() as connection:
+        with self._database.transaction("task:opened") as connection:
             connection.execute("UPDATE task SET status = 'open' WHERE id = ? AND status = 'preparing'", (task_id,))
 
     def task(self, task_id: str) -> TaskRow:
@@ -105,7 +105,7 @@ class Tasks:
         Raises:
             NotNow: a run is active.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction("finalize:started") as connection:
             active = connection.execute(
                 "SELECT name FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,)
             ).fetchone()
@@ -123,7 +123,7 @@ class Tasks:
 
     def reopen_task(self, task_id: str, reason: str) -> None:
         """Give a task back to its agent when the evaluation failed before the test set was touched."""
-        with self._database.transaction() as connection:
+        with self._database.transaction("finalize:reopened") as connection:
             if connection.execute(
                 "UPDATE task SET status = 'open', phase = ?, final_run = NULL WHERE id = ? AND status = 'evaluating'",
                 (reason, task_id),
@@ -146,7 +146,7 @@ class Tasks:
             NotNow: it was touched before, or no evaluation of the task is under way.
         """
         try:
-            with self._database.transaction() as connection:
+            with self._database.transaction("finalize:unsealing") as connection:
                 ledger.append(connection, f"task:{task_id}", "unsealing", at=utc_now(), detail=detail)
                 if not connection.execute(
                     "UPDATE task SET status = 'unsealed' WHERE id = ? AND status = 'evaluating'", (task_id,)
@@ -160,7 +160,7 @@ class Tasks:
     ) -> None:
         """Reach the terminal state of a task with its result."""
         at = utc_now()
-        with self._database.transaction() as connection:
+        with self._database.transaction(f"finalize:{status}") as connection:
             if connection.execute(
                 "UPDATE task SET status = ?, phase = '', result = ?, ended_at = ? WHERE id = ? AND status IN ('evaluating', 'unsealed')",
                 (status, json.dumps(result), at, task_id),
