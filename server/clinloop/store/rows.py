@@ -45,6 +45,7 @@ class RunRow:
     tree_sha256: str
     hypothesis: str
     inputs: list[str]
+    gpus: int
     status: str
     end_reason: str
     message: str
@@ -65,6 +66,11 @@ class RunRow:
     def is_active(self) -> bool:
         """True while a supervisor owes this run an end."""
         return self.ended_at is None
+
+    @property
+    def counts(self) -> bool:
+        """False for a run that says nothing about its code: lost, or stopped before it started."""
+        return self.status != "lost" and (self.status != "stopped" or self.started_at is not None)
 
 
 def task_row(row: sqlite3.Row) -> TaskRow:

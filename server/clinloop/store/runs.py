@@ -9,6 +9,7 @@ from typing import Any, Literal
 from clinloop.errors import BudgetExceeded, NotNow, unknown
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
+from clinloop.store.gpus import enter_line
 from clinloop.store.rows import Mode, RunRow, run_row
 
 ACTIVE = ("queued", "training", "predicting", "scoring")
@@ -63,6 +64,7 @@ class Runs:
         tree_sha256: str,
         hypothesis: str,
         inputs: list[str],
+        gpus: int = 0,
     ) -> tuple[RunRow, bool]:
         """Take one unit of budget and queue a run, before anything starts; (run, False) when this start was made before.
 
@@ -72,7 +74,7 @@ class Runs:
             BudgetExceeded: no unit is left.
         """
         resource, at = ("run" if mode == "full" else "smoke"), utc_now()
-        asked = (mode, tree_sha256, json.dumps(inputs))
+        asked = (mode, tree_sha256, json.dumps(inputs), gpus)
         try:
             with self._database.transaction("run:reserved") as connection:
                 found = connection.execute(
@@ -92,7 +94,7 @@ class Runs:
                     "SELECT * FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,)
                 ).fetchone()
                 if active:
-                    if (active["mode"], active["tree_sha256"], active["inputs"]) == asked:
+                    if (active["mode"], active["tree_sha256"], active["inputs"], active["gpus"]) == asked:
                         return run_row(active), False
                     raise NotNow(
                         f"{active['name']} of this task is {active['status']}; wait for it with read_validation, or stop it with "
@@ -119,8 +121,8 @@ class Runs:
                     },
                 )
                 connection.execute(
-                    "INSERT INTO run (task_id, name, number, mode, request_id, revision, tree_sha256, hypothesis, inputs, status, created_at)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
+                    "INSERT INTO run (task_id, name, number, mode, request_id, revision, tree_sha256, hypothesis, inputs, gpus, status,"
+                    " created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
                     (
                         task_id,
                         name,
@@ -131,9 +133,11 @@ class Runs:
                         tree_sha256,
                         hypothesis,
                         json.dumps(inputs),
+                        gpus,
                         at,
                     ),
                 )
+                enter_line(connection, task_id, name, gpus)
                 return run_row(
                     connection.execute("SELECT * FROM run WHERE task_id = ? AND name = ?", (task_id, name)).fetchone()
                 ), True
@@ -180,7 +184,10 @@ class Runs:
         reason_text: str = "",
         detail: dict[str, Any] | None = None,
     ) -> bool:
-        """End a run exactly once, with its ledger entry; a lost one is given back while refunds last. False if it had ended."""
+        """End a run exactly once, with its ledger entry; False if it had ended.
+
+        Given back are a lost run, while refunds last, and one that was stopped before it started: that cost nothing.
+        """
         at, scope = utc_now(), f"task:{task_id}"
         with self._database.transaction("run:settled") as connection:
             changed = connection.execute(
@@ -211,8 +218,13 @@ class Runs:
                 **(detail or {}),
             }
             ledger.append(connection, scope, "settled", at=at, run=name, detail=facts)
-            if status == "lost" and ledger.balance(connection, scope).get("refund", 0) > 0:
-                resource = "run" if name.startswith("run") else "smoke"
+            resource = "run" if name.startswith("run") else "smoke"
+            started_at = connection.execute(
+                "SELECT started_at FROM run WHERE task_id = ? AND name = ?", (task_id, name)
+            ).fetchone()["started_at"]
+            is_lost = status == "lost" and ledger.balance(connection, scope).get("refund", 0) > 0
+            if is_lost:
                 ledger.append(connection, scope, "refund_used", at=at, resource="refund", amount=-1, run=name)
+            if is_lost or (status == "stopped" and started_at is None):
                 ledger.append(connection, scope, "refunded", at=at, resource=resource, amount=1, run=name)
             return True

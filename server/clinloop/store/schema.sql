@@ -28,6 +28,7 @@ CREATE TABLE run (
   tree_sha256 TEXT NOT NULL,
   hypothesis TEXT NOT NULL,
   inputs TEXT NOT NULL,               -- JSON list of run names
+  gpus INTEGER NOT NULL DEFAULT 0,    -- GPUs that it asked for
   status TEXT NOT NULL CHECK (status IN ('queued', 'training', 'predicting', 'scoring', 'succeeded', 'failed', 'stopped', 'lost')),
   end_reason TEXT NOT NULL DEFAULT '',
   message TEXT NOT NULL DEFAULT '',   -- one sentence for the agent
@@ -51,6 +52,38 @@ CREATE TABLE run (
 ) STRICT;
 
 CREATE UNIQUE INDEX one_active_run_per_task ON run (task_id) WHERE ended_at IS NULL;
+
+-- Who wants or has GPUs, in order of arrival; the line moves on strictly in that order, so that nobody is overtaken for ever.
+CREATE TABLE gpu_claim (
+  place INTEGER PRIMARY KEY AUTOINCREMENT,
+  task_id TEXT NOT NULL REFERENCES task,
+  holder TEXT NOT NULL,               -- a run's name, or "finalize" for the evaluation
+  wanted INTEGER NOT NULL CHECK (wanted > 0),
+  note TEXT NOT NULL DEFAULT '',      -- why the first in line still waits
+  UNIQUE (task_id, holder)
+) STRICT;
+
+CREATE TABLE gpu_lease (
+  uuid TEXT NOT NULL,
+  task_id TEXT NOT NULL,
+  holder TEXT NOT NULL,
+  leased_at TEXT NOT NULL,
+  released_at TEXT
+) STRICT;
+
+CREATE UNIQUE INDEX one_lease_per_gpu ON gpu_lease (uuid) WHERE released_at IS NULL;
+
+-- Whoever ends a run or an evaluation, and however: its GPUs are free in the same transaction, because the claim goes and its leases with it.
+CREATE TRIGGER gpus_end_with_the_run AFTER UPDATE OF ended_at ON run WHEN NEW.ended_at IS NOT NULL
+BEGIN DELETE FROM gpu_claim WHERE task_id = NEW.task_id AND holder = NEW.name; END;
+
+CREATE TRIGGER gpus_end_with_the_evaluation AFTER UPDATE OF status ON task WHEN NEW.status NOT IN ('evaluating', 'unsealed')
+BEGIN DELETE FROM gpu_claim WHERE task_id = NEW.id AND holder = 'finalize'; END;
+
+CREATE TRIGGER leases_end_with_the_claim AFTER DELETE ON gpu_claim
+BEGIN
+  UPDATE gpu_lease SET released_at = strftime('%Y-%m-%dT%H:%M:%fZ') WHERE task_id = OLD.task_id AND holder = OLD.holder AND released_at IS NULL;
+END;
 
 -- One hash chain per scope ("dataset:NAME" or "task:ID"); the balance of a resource is SUM(amount).
 -- Without rowid: INSERT OR REPLACE on the rowid of an old entry would drop it, and no DELETE trigger fires for that.

@@ -9,12 +9,13 @@ from typing import Any
 from clinloop.errors import BudgetExceeded
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
+from clinloop.store.gpus import Gpus
 from clinloop.store.ledger import LedgerRow
 from clinloop.store.runs import Runs
 from clinloop.store.tasks import Tasks
 
 
-class Store(Tasks, Runs):
+class Store(Tasks, Runs, Gpus):
     """Tasks, runs and ledger of one state folder; threads and processes may share it or make their own."""
 
     def __init__(self, state: Path) -> None:

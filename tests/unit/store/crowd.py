@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,6 +107,20 @@ def open_new_store(turn: Turn) -> str:
     return Store(turn.state / f"new-{turn.attempt}").head("dataset:skin")
 
 
+def use_a_gpu(turn: Turn) -> str:
+    """Lease one of two GPUs for a run of the process's own task, waiting for it, and write down who uses it meanwhile."""
+    store, task_id = Store(turn.state), f"t{turn.process}"
+    run, _ = _reserve(turn, task_id, gpus=1)
+    while not (leased := store.lease_gpus(task_id, run.name, ["GPU-a", "GPU-b"])):
+        time.sleep(0.01)
+    in_use = turn.state / leased[0]
+    with in_use.open("x", encoding="utf-8"):  # fails when another process uses it
+        time.sleep(0.01)
+    in_use.unlink()
+    assert store.settle_run(task_id, run.name, "failed", end_reason="crash", message="")
+    return leased[0]
+
+
 ACTIONS: dict[str, Callable[[Turn], str]] = {
     action.__name__: action
     for action in (
@@ -120,6 +135,7 @@ ACTIONS: dict[str, Callable[[Turn], str]] = {
         begin_evaluation,
         unseal,
         open_new_store,
+        use_a_gpu,
     )
 }
 

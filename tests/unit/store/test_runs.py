@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clinloop.errors import BudgetExceeded, NotNow, Unknown
+from clinloop.store.database import utc_now
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store
 
@@ -235,8 +236,19 @@ def test_a_score_that_is_no_number_settles_nothing(store: Store, new_task: NewTa
 def test_only_a_fault_of_the_server_is_refunded(status: str, store: Store, new_task: NewTask, reserve: Reserve) -> None:
     new_task()
     reserve()
+    store.advance_run("t", "run0", "training", started_at=utc_now())
     end(store, "run0", status)
     assert store.balance("t") == {"run": 7, "smoke": 12, "error_view": 4, "refund": 3}
+
+
+def test_a_run_that_was_stopped_before_it_started_is_given_back_and_uses_up_no_refund(
+    store: Store, new_task: NewTask, reserve: Reserve
+) -> None:
+    new_task()
+    for _ in range(5):
+        end(store, reserve()[0].name, "stopped")
+    assert store.balance("t") == {"run": 8, "smoke": 12, "error_view": 4, "refund": 3}
+    assert [run.counts for run in store.runs("t")] == [False] * 5
 
 
 def test_a_lost_run_is_refunded_three_times_and_then_never_again(
