@@ -1,0 +1,81 @@
+"""One stage per backend for all attacks, and the record of what came of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from clinloop.sandbox import backends
+from clinloop.services import Services
+from clinloop.settings import Limits, load_settings
+
+from ..faults.conftest import end_supervisors
+from ..faults.lab import Lab
+from .resources import STUBBORN
+from .stage import Stage
+
+LIMITS = Limits(
+    memory_bytes=256 << 20,
+    cpus=1,
+    pids=64,
+    out_bytes=64 << 20,
+    tmp_bytes=512 << 20,
+    shm_bytes=512 << 20,
+    log_bytes=1 << 20,
+    predict_seconds=20,
+)
+OUTCOMES = Path(__file__).with_name("outcomes.json")
+_RENEW = "CLINLOOP_REDTEAM_RENEW"
+"""Set by scripts/security_table.py --run: write what came out instead of comparing with it."""
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory, ingested: Path) -> Generator[Callable[[str], Stage]]:
+    """Return the stage of a backend; skips where the backend cannot be used."""
+    made: dict[str, Stage] = {}
+    states: list[Path] = []
+
+    def stage(backend: str) -> Stage:
+        name = "bubblewrap" if backend == "server" else backend
+        if name not in backends.BACKENDS:
+            pytest.skip(f"there is no backend {name!r} yet")
+        if name not in made:
+            state = Path(shutil.copytree(ingested, tmp_path_factory.mktemp(name) / "state"))
+            settings = load_settings(state, sandbox=name, limits=LIMITS)
+            probe = backends.load_backend(name, settings).probe()
+            if not probe.usable:
+                pytest.skip(f"{name} cannot be used here: {probe.problem} {probe.fix}")
+            states.append(state)
+            made[name] = Stage(Lab(Services(settings)), name)
+            made[name].begin("stubborn", STUBBORN)
+        return made[name]
+
+    yield stage
+    for each in made.values():
+        each.close()
+    for state in states:
+        end_supervisors(state)
+
+
+@pytest.fixture(scope="session")
+def outcomes() -> Generator[Callable[[str, str, str], None]]:
+    """Return what records an outcome, or, unless the table is being renewed, compares it with the committed one."""
+    committed: dict[str, dict[str, str]] = json.loads(OUTCOMES.read_text(encoding="utf-8")) if OUTCOMES.exists() else {}
+
+    def record(number: str, place: str, outcome: str) -> None:
+        if _RENEW in os.environ:
+            committed.setdefault(number, {})[place] = outcome
+        else:
+            known = committed.get(number, {}).get(place)
+            assert outcome == known, (
+                f"{outcome!r}, in the table {known!r}: run .venv/bin/python scripts/security_table.py --run"
+            )
+
+    yield record
+    if _RENEW in os.environ:
+        OUTCOMES.write_text(json.dumps(committed, indent=1, sort_keys=True) + "\n", encoding="utf-8")
