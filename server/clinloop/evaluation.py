@@ -310,17 +310,21 @@ def _done_file(model: Frozen, name: str) -> Path:
 
 
 def _predict(here: TaskContext, model: Frozen, view: Path, name: str) -> str | None:
-    """Run predict.py of a frozen model on a view; None when it completed, else how it failed."""
+    """Run predict.py of a frozen model on a view; None when it completed, else how it failed. Of its /out only the predictions stay."""
+    out = model.folder / name
     ending = execution.predict(
         here,
         name=_job_name(here, model.model, name),
         code=model.folder / "code",
         checkpoint=model.folder / "checkpoint",
         view=view,
-        out=model.folder / name,
+        out=out,
         session=model.folder / f"session-{name}",
         log=model.folder / f"log-{name}.txt",
     )
+    for path in out.iterdir():  # whatever else it left may be copies of test images
+        if path.name != "predictions.csv":
+            remove_tree(path)
     return None if ending.reason == "completed" else ending.message
 
 
