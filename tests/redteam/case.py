@@ -40,6 +40,8 @@ class Case:
     expected: Verb
     probe: str = ""
     """Body of a function that runs inside and returns the verb; the probes of all cases share one run."""
+    phase: Literal["train", "predict"] = "train"
+    """Which program a probe is part of."""
     witness: Callable[[Stage], str] | None = None
     """What the host saw of a probe; its verb counts when it is not empty."""
     attack: Callable[[Stage], str] | None = None

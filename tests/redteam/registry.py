@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from . import network, reads, resources
+from . import budget, channel, files, finalise, network, parsers, reads, resources
 from .case import Case
 
 SECTIONS: dict[str, list[Case]] = {
     "Reading what must not be read": reads.CASES,
     "Network and ways between processes": network.CASES,
     "Resources and deadlines": resources.CASES,
+    "Budget and score": budget.CASES,
+    "Files and edits": files.CASES,
+    "Parsers": parsers.CASES,
+    "Logs and the channel to the agent": channel.CASES,
+    "The evaluation": finalise.CASES,
 }
 CASES: list[Case] = [case for cases in SECTIONS.values() for case in cases]
 RUN: list[tuple[str, Case]] = [

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from clinloop.store.rows import RunRow
 
 from ..faults.lab import GOOD_PREDICT, GOOD_TRAIN, Lab, predict_code, train_code, until
 from .case import Case
+from .heist import Heist, carry_out
 from .probes import OUTCOMES, program
 
 SHM_KEY = 4711
@@ -147,6 +147,11 @@ class Stage:
         anyio.run(all_of_them)
         return [_reply(result) for result in results if result is not None]
 
+    @cache  # noqa: B019 - a stage lives as long as the tests
+    def heist(self) -> Heist:
+        """Return the evaluation that several cases look at; it is carried out once."""
+        return carry_out(self)
+
     # probes --------------------------------------------------------------------------------------------------------
 
     def probe(self, case: Case, cases: list[Case]) -> str:
@@ -168,8 +173,8 @@ class Stage:
         os.set_inheritable(leak, True)
         try:
             facts = self.facts(neighbour, name)
-            training = [case for case in cases if not case.number.endswith("p")]
-            predicting = [case for case in cases if case.number.endswith("p")]
+            training = [case for case in cases if case.phase == "train"]
+            predicting = [case for case in cases if case.phase == "predict"]
             train = program(training, facts) + GOOD_TRAIN
             task = self.task(train, program(predicting, facts) + GOOD_PREDICT)
             run = self.lab.smoke(task)
@@ -245,6 +250,3 @@ class Stage:
 def _reply(result: CallToolResult) -> Reply:
     text = "".join(getattr(part, "text", "") for part in result.content)
     return Reply(text, result.structured_content or {}, bool(result.is_error))
-
-
-Attack = Callable[[Stage], str]
