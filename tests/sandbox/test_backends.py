@@ -59,7 +59,7 @@ def test_every_backend_has_the_name_it_is_registered_by(name: str, tmp_path: Pat
 
 
 def test_a_backend_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(SandboxUnavailable, match="auto, bubblewrap, none"):
+    with pytest.raises(SandboxUnavailable, match="auto, docker, bubblewrap, none"):
         backends.load_backend("dokcer", _settings(tmp_path))
 
 
