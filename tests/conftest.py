@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 from clinloop import ingestion
 from clinloop.services import Services
 from clinloop.settings import Limits, load_settings
+
+from .gpu.driver import Driver
 
 CLASSES = {"nevus": (150, 100, 80), "melanoma": (120, 80, 75), "keratosis": (140, 120, 90)}
 """Mean colours, close enough that a linear model errs."""
@@ -50,8 +53,6 @@ def ingested(tmp_path_factory: pytest.TempPathFactory, class_folders: Path) -> P
 @pytest.fixture
 def state(tmp_path: Path, ingested: Path) -> Path:
     """A state folder of this test's own, with the dataset `moles`."""
-    import shutil
-
     return Path(shutil.copytree(ingested, tmp_path / "state"))
 
 
@@ -60,3 +61,11 @@ def services(state: Path) -> Services:
     """Services that run code as plain processes: for tests of everything but isolation."""
     limits = Limits(memory_bytes=2 << 30, out_bytes=64 << 20, predict_seconds=60)
     return Services(load_settings(state, sandbox="none", limits=limits), accept_no_isolation=True)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    """A fake NVIDIA driver."""
+    if shutil.which("cc") is None:
+        pytest.skip("the fake NVIDIA driver needs a C compiler: apt-get install gcc libc6-dev")
+    return Driver(tmp_path_factory.mktemp("driver"))

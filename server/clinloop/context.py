@@ -37,6 +37,10 @@ class TaskContext:
     sandbox_reason: str
     """Why it is this backend."""
     environment: Environment
+    accept_no_isolation: bool = False
+    """As in Services."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs that are leased to what is carried."""
 
     @property
     def preset(self) -> Preset:
@@ -88,6 +92,7 @@ def assemble(store: Store, task_id: str, launch_settings: dict[str, Any], *, bac
         sandbox=choice.sandbox,
         sandbox_reason=choice.reason,
         environment=environment,
+        accept_no_isolation=bool(launch_settings["accept_no_isolation"]),
     )
 
 

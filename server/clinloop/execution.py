@@ -16,6 +16,7 @@ from clinloop.failpoints import reach
 from clinloop.files import remove_tree, write_atomic
 from clinloop.paths import RunFolder
 from clinloop.resources import resource
+from clinloop.sandbox import gpu_check
 from clinloop.sandbox.base import Exit, Job, Mount
 from clinloop.scoring import service
 from clinloop.store.rows import RunRow
@@ -96,6 +97,7 @@ def train(
                 reason = "stopped"
     finally:
         context.sandbox.stop(ref)
+    _confirm_gpus(context, job, exit)
     elapsed = time.monotonic() - begun
     return _judge_training(exit, reason, has_checkpoint=folder.checkpoint.is_file(), seconds=elapsed)
 
@@ -178,6 +180,7 @@ def predict(
                 break
     finally:
         context.sandbox.stop(ref)
+    _confirm_gpus(context, job, exit)
     elapsed = time.monotonic() - begun
     if is_stopped:
         return Ending("stopped", "The run was stopped on request, while predict.py ran.", elapsed)
@@ -201,14 +204,12 @@ def _job(
     wall_seconds: float,
     log: Path,
 ) -> Job:
-    runtime = resource("sandbox_images") / "runtime"
-    return Job(
+    job = Job(
         name=name,
         argv=(context.environment.python if argv[0] == "python" else argv[0], *argv[1:]),
         workdir="/workspace",
         mounts=(
-            *context.environment.mounts,
-            Mount(runtime, "/runtime"),
+            *_basic_mounts(context),
             Mount(code, "/workspace"),
             Mount(session, "/session"),
             *mounts,
@@ -225,7 +226,19 @@ def _job(
             **context.environment.variables,
         },
         image=context.environment.image,
+        gpus=context.gpus,
     )
+    return gpu_check.guard(job, isolates=context.sandbox.isolates)
+
+
+def _basic_mounts(context: TaskContext) -> tuple[Mount, ...]:
+    return *context.environment.mounts, Mount(resource("sandbox_images") / "runtime", "/runtime")
+
+
+def _confirm_gpus(context: TaskContext, job: Job, exit: Exit | None) -> None:
+    """End a phase as a fault of ours when it ended because its GPUs were not there."""
+    if job.gpus and exit is not None and exit.code == gpu_check.MISMATCH:
+        gpu_check.confirm(context.sandbox, job, mounts=_basic_mounts(context))
 
 
 def job_name(run: RunRow, phase: Literal["train", "predict"]) -> str:
@@ -264,7 +277,7 @@ def _write_session(context: TaskContext, session: Path, mode: str, phase: str, *
         "primary_metric": context.task.spec.primary_metric,
         "px_available": list(context.dataset.cache_px),
         "cpus": context.settings.limits.cpus,
-        "gpus": 0,
+        "gpus": len(context.gpus),
         **facts,
     }
     write_atomic(session / "session.json", json.dumps(content, indent=1))

@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clinloop import context, execution
+from clinloop import context, execution, leases, runs
 from clinloop.context import Cases, TaskContext
 from clinloop.errors import BadPredictions, SandboxUnavailable
 from clinloop.files import sha256_file
 from clinloop.paths import RunFolder
 from clinloop.scoring import service
+from clinloop.services import Services
 from clinloop.store.database import utc_now
 from clinloop.store.rows import RunRow
 from clinloop.store.store import Store
@@ -34,6 +35,9 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
         if run.status == "training":
             _abandon(store, here, run)
             return
+        here = _wait_for_gpus(store, here, run)
+        if here is None:
+            return
         cases = context.cases_of(here, run, folder)
         context.export_code(here, run, folder)
         facts: dict[str, Any] = dict(run.facts)
@@ -44,6 +48,24 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
     except Exception as fault:
         _log.exception("fault while carrying %s of %s", what, task_id)
         _lose(store, here, run, f"The run was lost; it is refunded while refunds last. Cause: {context.explain(fault)}")
+    if here is not None:
+        leases.check_cleared(here)
+
+
+def _wait_for_gpus(store: Store, here: TaskContext, run: RunRow) -> TaskContext | None:
+    """Return the context with the run's GPUs when its turn has come; None when it was stopped before it started, which is settled."""
+    services = Services(here.settings, here.accept_no_isolation)
+    ready = leases.hold(
+        store,
+        here,
+        run.name,
+        should_stop=lambda: run.status == "queued" and store.run(run.task_id, run.name).stop_requested,
+        recover=lambda: runs.recover(services),
+    )
+    if ready is None:
+        message = "The run was stopped before it started, so it is given back."
+        store.settle_run(run.task_id, run.name, "stopped", end_reason="stopped_before_start", message=message)
+    return ready
 
 
 def _lose(store: Store, here: TaskContext | None, run: RunRow, message: str) -> None:
@@ -67,6 +89,7 @@ def _train(
         "backend": here.sandbox.name,
         "backend_reason": here.sandbox_reason,
         "environment": here.environment.digest,
+        "gpus": list(here.gpus),
     }
 
     def started(ref: str, deadline_unix: float) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from clinloop import context, supervisor
-from clinloop.errors import BadInput, NotNow
+from clinloop.errors import BadInput, NotNow, SandboxUnavailable
 from clinloop.sandbox import backends
+from clinloop.sandbox import gpus as devices
 from clinloop.services import Services
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.workspace import Workspace
@@ -34,13 +35,14 @@ def start(
     request_id: str = "",
     revision: str = "",
     inputs: list[str] | None = None,
+    gpus: int | None = None,
 ) -> Started:
     """Reserve one unit of budget for a revision (default: the newest) and launch its supervisor.
 
     The baseline, run0, always trains the initial revision, unless a baseline of it has failed.
 
     Raises:
-        BadInput: no hypothesis, or inputs that are no ended runs.
+        BadInput: no hypothesis, inputs that are no ended runs, or more GPUs than a run may have.
         NotNow, BudgetExceeded, Unknown, SandboxUnavailable: as their texts say. NotNow also when the run was reserved and could not
             be launched (a full disk): it is launched by the next `recover`.
     """
@@ -56,7 +58,7 @@ def start(
     known = services.store.runs(task_id)
     if (repeated := next((run for run in known if request_id and run.request_id == request_id), None)) is not None:
         return Started(repeated, False)
-    ended = [run for run in known if run.mode == "full" and run.status != "lost" and not run.is_active]
+    ended = [run for run in known if run.mode == "full" and not run.is_active and run.counts]
     chosen = workspace.snapshot() if not revision else workspace.revision(revision)
     if mode == "full" and not ended:
         chosen = workspace.revision("r1")
@@ -66,6 +68,7 @@ def start(
             "A full run needs a hypothesis: say in a sentence of at least 10 characters why this change should help."
         )
     _check_inputs(services, task_id, inputs or [])
+    number = _count_gpus(services, gpus)
     run, is_new = services.store.reserve_run(
         task_id=task.id,
         mode=mode,
@@ -74,6 +77,7 @@ def start(
         tree_sha256=workspace.tree_digest(chosen.name),
         hypothesis=hypothesis.strip()[:2000],
         inputs=list(dict.fromkeys(inputs or [])),
+        gpus=number,
     )
     if is_new:
         _launch(services, task_id, run.name)
@@ -148,3 +152,21 @@ def _check_inputs(services: Services, task_id: str, inputs: list[str]) -> None:
         raise BadInput(
             f"inputs: {wrong} are not succeeded runs of this task; valid: {', '.join(usable) or 'none yet'}."
         )
+
+
+def _count_gpus(services: Services, asked: int | None) -> int:
+    """Return how many GPUs a run gets: what it asked for, else the default."""
+    found = devices.find(services.settings)
+    default, most = devices.per_run(services.settings, found), devices.most_per_run(services.settings, found)
+    if asked is not None and asked > most:
+        here = f"clinloop may use {len(found.gpus)} GPUs on this machine" if found.gpus else "there is no GPU here"
+        raise BadInput(
+            f"gpus: {asked} are too many; a run may have {most} ({here}; the custodian sets `gpus_per_run_max`). Default: {default}."
+        )
+    number = default if asked is None else asked
+    if number > len(found.gpus):
+        raise SandboxUnavailable(
+            f"The custodian's settings give a run {number} GPUs, but clinloop may use {len(found.gpus)} here. {found.problem} "
+            "Tell the custodian: `clinloop doctor` shows what there is; or start with gpus=0."
+        )
+    return number

@@ -61,6 +61,12 @@ class Settings(BaseModel):
     """Sandbox image (a folder of sandbox_images/) for all tasks, instead of the one that a task's template names."""
     wait_cap_s: float | None = Field(default=None, ge=0)
     """Longest wait of one tool call in seconds; None = by client name."""
+    gpus: tuple[str, ...] | None = None
+    """UUIDs of the GPUs or MIG devices that clinloop may use (`nvidia-smi -L` lists them); None = all that the driver sees, [] = none."""
+    gpus_per_run: int | None = Field(default=None, ge=0)
+    """GPUs of a run that asks for no number; None = 1 where there is a GPU, else 0."""
+    gpus_per_run_max: int | None = Field(default=None, ge=0)
+    """Most GPUs that one run may ask for; None = `gpus_per_run`."""
     limits: Limits = Limits()
     """What one sandbox may use."""
 

@@ -215,8 +215,13 @@ class Lab:
             assert not run.is_active, run
             events = self.events(task_id, run.name)
             assert events.count("reserved") == 1 and events.count("settled") == 1, (run, events)
-            assert events.count("refunded") == (run.status == "lost" and events.count("refund_used")), (run, events)
+            given_back = run.status == "stopped" and run.started_at is None
+            assert events.count("refunded") == (given_back or (run.status == "lost" and events.count("refund_used"))), (
+                run,
+                events,
+            )
         assert sum(row.event == "unsealing" for row in chain) <= 1
+        assert not [holder for holder in self.store.leased_gpus().values() if holder.startswith(f"{task_id}/")]
         assert self.sandbox_processes(task_id) == []
         assert self.mounts() == []
         assert not list((self.services.settings.state / "sandboxes").glob(f"{task_id}-*"))

@@ -52,6 +52,15 @@ def run_training(
             description='Succeeded runs whose /out is mounted read-only at /inputs/<run>, e.g. ["run2"]. Default: none.'
         ),
     ] = None,
+    gpus: Annotated[
+        int | None,
+        Field(
+            description="GPUs for this run; train.py finds their number in session.facts['gpus']. Default: what the custodian has set, "
+            "usually 1 where there is a GPU, else 0.",
+            ge=0,
+            le=64,
+        ),
+    ] = None,
     request_id: Annotated[
         str,
         Field(
@@ -81,7 +90,14 @@ def run_training(
             "`run` names the run to end and belongs to mode 'stop'; to start one, leave it out (use `revision` to choose code)."
         )
     started = runs.start(
-        state, task_id, mode=mode, hypothesis=hypothesis, request_id=request_id, revision=revision, inputs=inputs
+        state,
+        task_id,
+        mode=mode,
+        hypothesis=hypothesis,
+        request_id=request_id,
+        revision=revision,
+        inputs=inputs,
+        gpus=gpus,
     )
     return _reply(
         state, started.run, is_new=started.is_new, next_step="and repeat with its cursor until the run has ended"

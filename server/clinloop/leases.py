@@ -1,0 +1,89 @@
+"""Wait in line for GPUs, and take them: what a supervisor does before a run or an evaluation uses any."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from clinloop.context import TaskContext
+from clinloop.errors import SandboxUnavailable
+from clinloop.sandbox import gpus
+from clinloop.store.gpus import Place
+from clinloop.store.store import Store
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.5
+_RECOVER_S = 10.0
+"""Whoever waits looks this often for runs whose supervisors died, because one of them may be what it waits for."""
+_CLEAR_S = 10.0
+"""The driver takes a moment to forget a process that was killed."""
+
+
+def hold(
+    store: Store,
+    here: TaskContext,
+    holder: str,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    recover: Callable[[], object] = lambda: None,
+    report: Callable[[str], None] = lambda _: None,
+) -> TaskContext | None:
+    """Return the context with the GPUs that the holder claimed, after waiting for its turn; None when it was stopped before.
+
+    Without a claim there is nothing to wait for. The GPUs are given back by the store, with the end of the run or evaluation.
+
+    Raises:
+        SandboxUnavailable: the machine has fewer GPUs than the claim wants.
+    """
+    recover_at, told = time.monotonic(), ""
+    while True:
+        place = store.gpu_place(here.task.id, holder)
+        if place is None:
+            return None if should_stop() else here
+        if place.uuids:
+            return replace(here, gpus=place.uuids)
+        if should_stop():
+            return None
+        found = gpus.find(here.settings)
+        if len(found.gpus) < place.wanted:
+            raise SandboxUnavailable(
+                f"{place.wanted} GPUs are needed and clinloop may use {len(found.gpus)} here. {found.problem} See `clinloop doctor`."
+            )
+        leased = store.leased_gpus()
+        busy = [gpu for gpu in found.gpus if gpu.processes and gpu.uuid not in leased]
+        usable = [gpu.uuid for gpu in found.gpus if not gpu.processes]
+        if taken := store.lease_gpus(here.task.id, holder, usable):
+            _log.info("%s of %s has %s", holder, here.task.id, ", ".join(taken))
+            return replace(here, gpus=taken)
+        note = "; ".join(f"{gpu.uuid} is in use by other processes" for gpu in busy)
+        if note != place.note:
+            store.note_gpu_wait(here.task.id, holder, note)
+        if (text := describe(place._replace(note=note))) != told:
+            report(text)
+            told = text
+        if time.monotonic() >= recover_at:
+            recover()
+            recover_at = time.monotonic() + _RECOVER_S
+        time.sleep(_POLL_S)
+
+
+def describe(place: Place) -> str:
+    """Return what a holder waits for, in words for the agent."""
+    what = f"waiting for {place.wanted} GPU{'s' if place.wanted > 1 else ''}"
+    where = f"{place.ahead} before it in the line" if place.ahead else "next in the line"
+    return f"{what}: {where}{f'; {place.note}' if place.note else ''}"
+
+
+def check_cleared(here: TaskContext) -> list[str]:
+    """Return which GPUs of an ended run or evaluation still have processes on them, after a moment; nobody is given those."""
+    deadline = time.monotonic() + _CLEAR_S
+    while here.gpus:
+        left = [gpu for gpu in gpus.find(here.settings).gpus if gpu.uuid in here.gpus and gpu.processes]
+        if not left or time.monotonic() > deadline:
+            for gpu in left:
+                _log.warning("processes %s still compute on %s after their lease ended", gpu.processes, gpu.uuid)
+            return [gpu.uuid for gpu in left]
+        time.sleep(_POLL_S)
+    return []
