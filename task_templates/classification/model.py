@@ -1,6 +1,7 @@
 """The network and everything that train.py and predict.py must do alike: decode, prepare, predict, save, load."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RANK = int(os.environ.get("LOCAL_RANK", "0"))  # with several GPUs: which of the processes, each has one
+DEVICE = torch.device("cuda", RANK) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def build(arch, n_classes, weights=None):

@@ -2,22 +2,31 @@
 
 import math
 import os
+import sys
 import time
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
 )  # read by torch at import: a waiting thread sleeps, the cores may be shared
 
+from clinloop_runtime import open_session
+
+session = open_session()
+if session.gpus > 1 and "LOCAL_RANK" not in os.environ:  # start once more, as one process per GPU
+    os.environ["OMP_NUM_THREADS"] = str(max(1, int(session.facts.get("cpus", 1)) // session.gpus))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={session.gpus}"]
+    os.execv(sys.executable, [sys.executable, *torchrun, __file__])
+
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from clinloop_runtime import open_session
-from model import DEVICE, autocast, build, decode_all, predict, prepare, save
+from model import DEVICE, RANK, autocast, build, decode_all, predict, prepare, save
 
 ON_GPU = DEVICE.type == "cuda"
 ARCH = "convnext_tiny" if ON_GPU else "test_resnet"  # timm name; convnext_tiny: 28 M parameters, test_resnet: 0.4 M
 PX = 224 if ON_GPU else 64  # input side in pixels
-BATCH = 64  # images
+BATCH = 64  # images per process
 LEARNING_RATE = 2e-4 if ON_GPU else 1e-3  # peak; the GPU network usually starts pretrained
 WEIGHT_DECAY = 0.05
 WARMUP = 0.05  # of the training time
@@ -39,22 +48,35 @@ def load_images(cases):
     return pixels[[row[case.case_id] for case in cases]]
 
 
-session = open_session()
-torch.manual_seed(session.seed)
-rng = np.random.default_rng(session.seed)
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+if PROCESSES > 1:
+    dist.init_process_group("cpu:gloo,cuda:nccl" if ON_GPU else "gloo")
+torch.manual_seed(session.seed + RANK)
+rng = np.random.default_rng(session.seed + RANK)  # every process draws its own order of the cases
 train, val = session.train_cases(), session.val_cases()
 x_train, x_val = load_images(train), load_images(val)  # (N, px, px, 3), (M, px, px, 3) uint8
 y_train = torch.tensor([session.classes.index(case.label) for case in train], device=DEVICE)  # (N,)
 val_ids = [case.case_id for case in val]
 
 net, origin = build(ARCH, len(session.classes), session.weights)
+trained = torch.nn.parallel.DistributedDataParallel(net) if PROCESSES > 1 else net  # averages gradients
 optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 about = {"arch": ARCH, "classes": session.classes, "px": PX, "mean": MEAN, "std": STD}
-session.log(event="start", arch=ARCH, weights=origin, px=PX, device=str(DEVICE), train=len(train), val=len(val))
+if RANK == 0:
+    facts = {"arch": ARCH, "weights": origin, "px": PX, "device": str(DEVICE), "processes": PROCESSES}
+    session.log(event="start", **facts, train=len(train), val=len(val))
+
+
+def seen_by_rank_0(value):
+    """Return the number that process 0 has, so that all leave the loop after the same step."""
+    if PROCESSES > 1:
+        dist.broadcast(shared := torch.tensor(value, dtype=torch.float64), 0)
+        value = float(shared)
+    return value
 
 
 def validate(step, progress):
-    """Let the server score the network as it is; keep it when it is the best so far."""
+    """Let the server score the network as it is; keep it when it is the best so far. For process 0 alone."""
     score = session.validate(val_ids, predict(net, x_val, MEAN, STD))
     if score.best or not session.checkpoint.exists():
         save(session.checkpoint, net, about | {"step": step, "score": score.value})
@@ -62,12 +84,13 @@ def validate(step, progress):
 
 
 begun = time.monotonic()
-predict(net, x_val, MEAN, STD)
+if RANK == 0:
+    predict(net, x_val, MEAN, STD)
 validation_s = time.monotonic() - begun  # a first guess of what the last validation will take
 train_s = 2.0 if session.smoke else session.seconds_left() - 2.0 - 3 * validation_s
 begun = time.monotonic()
 step, next_validation, order = 0, 1 / VALIDATIONS, np.empty(0, dtype=np.int64)
-while (progress := (time.monotonic() - begun) / train_s) < 1:
+while (progress := seen_by_rank_0((time.monotonic() - begun) / train_s)) < 1:
     # The schedule follows the clock, not epochs: linear warm-up, then cosine to zero at the deadline.
     factor = min(1.0, progress / WARMUP) * 0.5 * (1 + math.cos(math.pi * progress))
     for group in optimizer.param_groups:
@@ -78,7 +101,7 @@ while (progress := (time.monotonic() - begun) / train_s) < 1:
     x = augment(prepare(x_train[rows], MEAN, STD))  # (B, 3, px, px)
     net.train()
     with autocast():
-        logits = net(x)  # (B, n_classes)
+        logits = trained(x)  # (B, n_classes)
     loss = F.cross_entropy(logits.float(), y_train[rows])
     optimizer.zero_grad()
     loss.backward()
@@ -87,8 +110,12 @@ while (progress := (time.monotonic() - begun) / train_s) < 1:
     step += 1
     if step % 20 == 0 and not math.isfinite(float(loss)):
         raise FloatingPointError(f"the loss is {float(loss)} after {step} steps: lower the learning rate")
-    if progress > next_validation:
+    if RANK == 0 and progress > next_validation:
         validate(step, progress)
         next_validation += 1 / VALIDATIONS
-validate(step, 1.0)
-session.log(event="end", steps=step, epochs=step * BATCH / len(train), images_per_s=step * BATCH / train_s)
+if RANK == 0:
+    validate(step, 1.0)
+    images = step * BATCH * PROCESSES
+    session.log(event="end", steps=step, epochs=images / len(train), images_per_s=images / train_s)
+if PROCESSES > 1:
+    dist.destroy_process_group()

@@ -65,7 +65,7 @@ class Run:
             text = edit["text"] if edit["operation"] == "create" else path.read_text(encoding="utf-8")
             path.write_text(text.replace(edit["old"], edit["new"]) if "old" in edit else text, encoding="utf-8")
 
-    def train(self, *, mode: str = "smoke", seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def train(self, *, mode: str = "smoke", seconds: float = 120.0, gpus: int = 0) -> subprocess.CompletedProcess[str]:
         facts = {
             "mode": mode,
             "phase": "train",
@@ -74,6 +74,8 @@ class Run:
             "deadline_unix": time.time() + seconds,
             "primary_metric": "macro_auc",
             "validations_cap": 30,
+            "gpus": gpus,
+            "cpus": 2,
         }
         (self.folder / "session/session.json").write_text(json.dumps(facts), encoding="utf-8")
         with (self.folder / "log.txt").open("w+", encoding="utf-8") as log:
@@ -186,6 +188,37 @@ def test_a_full_run_uses_its_time_ends_by_itself_before_the_deadline_and_has_lea
     assert end["event"] == "end"
     assert 20 < end["t"] < 40
     assert max(line["score"] for line in run.history() if line["event"] == "validation") > 0.55
+
+
+def test_two_processes_train_one_network_and_one_of_them_validates_and_saves(run: Run) -> None:
+    trained = run.train(
+        mode="full", seconds=60, gpus=2
+    )  # of which there are none: the processes meet over gloo, on the CPU
+
+    assert trained.returncode == 0, trained.stdout
+    history = run.history()
+    assert (history[0]["processes"], history[-1]["event"]) == (2, "end")
+    assert [line["event"] for line in history].count("start") == 1
+    assert len(list(run.out.glob("validation/*.csv"))) == len(
+        [line for line in history if line["event"] == "validation"]
+    )
+    assert max(line["score"] for line in history if line["event"] == "validation") > 0.55
+    predicted = run.predict()
+    assert predicted.returncode == 0, predicted.stdout
+
+
+def test_the_gradients_of_two_processes_are_averaged(run: Run) -> None:
+    check = "\nimport hashlib\nweights = b''.join(v.detach().numpy().tobytes() for v in net.parameters())\n"
+    check += "(session.out / f'weights-{RANK}').write_text(hashlib.sha256(weights).hexdigest() + f' {step}')\n"
+    train = run.workspace / "train.py"
+    train.write_text(train.read_text(encoding="utf-8") + check, encoding="utf-8")
+
+    trained = run.train(gpus=2)
+
+    assert trained.returncode == 0, trained.stdout
+    first, second = ((run.out / f"weights-{rank}").read_text() for rank in (0, 1))
+    assert first == second  # the same steps, the same weights, although each saw other images
+    assert int(first.split()[1]) > 3
 
 
 def test_a_loss_that_is_not_finite_ends_training_at_once_and_says_so(run: Run) -> None:

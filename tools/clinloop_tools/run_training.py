@@ -55,8 +55,8 @@ def run_training(
     gpus: Annotated[
         int | None,
         Field(
-            description="GPUs for this run; train.py finds their number in session.facts['gpus']. Default: what the custodian has set, "
-            "usually 1 where there is a GPU, else 0.",
+            description="GPUs for this run; the code finds their number in session.gpus, and the run waits in line until they are free. Default: what "
+            "the custodian has set, usually 1 where there is a GPU, else 0.",
             ge=0,
             le=64,
         ),

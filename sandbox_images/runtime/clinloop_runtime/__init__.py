@@ -91,6 +91,11 @@ class Session:
         return self.mode == "smoke"
 
     @property
+    def gpus(self) -> int:
+        """GPUs that this run has; all are visible to CUDA."""
+        return int(self.facts.get("gpus", 0))
+
+    @property
     def checkpoint(self) -> Path:
         """The one file that predict.py will get. Write a temporary file and rename it: a killed run keeps its last whole one."""
         return self.out / "checkpoint"

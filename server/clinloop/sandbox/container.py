@@ -101,5 +101,7 @@ def _host_config(client: APIClient, job: Job, mounts: Sequence[Mount]) -> dict[s
             type="json-file", config={"max-size": str(max(limits.log_bytes, 1 << 20)), "max-file": "2"}
         ),
         mounts=[Bind(mount.target, str(mount.source), "bind", read_only=not mount.writable) for mount in mounts],
-        device_requests=[DeviceRequest(device_ids=list(job.gpus), capabilities=[["gpu", "compute", "utility"]])] if job.gpus else None,
+        device_requests=[DeviceRequest(device_ids=list(job.gpus), capabilities=[["gpu", "compute", "utility"]])]
+        if job.gpus
+        else None,
     )
