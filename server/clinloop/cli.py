@@ -143,6 +143,11 @@ def task_show(task_id: str, state: StateOption = None) -> None:
     services = services_of(state)
     task = services.store.task(task_id)
     out().print(f"[bold]{task.id}[/bold] on {task.dataset}: {task.status} {task.phase}", highlight=False)
+    out().print(
+        f"ledger {services.store.head(f'task:{task.id}')} signed by {services.store.key_fingerprint}",
+        highlight=False,
+        soft_wrap=True,
+    )
     out().print(task.request, markup=False, highlight=False)
     out().print_json(json.dumps(task.spec.model_dump(mode="json")))
     rows = table("run", "status", "revision", task.spec.primary_metric, "decision", "reason", "hypothesis")
@@ -169,23 +174,41 @@ def report(task_id: str, state: StateOption = None) -> None:
     out().print(str(folder / "report.html"), highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: clinloop verify ./report")
+@app.command(epilog="Example: clinloop verify ./report --head 5e0c…")
 def verify(
-    path: Annotated[Path, typer.Argument(help="A report folder or its report.json.", exists=True)],
+    what: Annotated[str, typer.Argument(help="A report folder, its report.json, or a task of this server.")],
     head: Annotated[
-        str | None, typer.Option(help="Ledger head that you noted during the task; the ledger must contain it.")
+        list[str] | None,
+        typer.Option(help="Ledger head that you noted during the task; the ledger must contain it. Repeatable."),
     ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Fingerprint of the server's key (clinloop doctor); it must be the signer.")
+    ] = None,
+    state: StateOption = None,
 ) -> None:
-    """Check a report offline: ledger chain, hashes, and every score computed again from the evidence."""
-    from clinloop.report.verify import verify as verify_report
+    """Check a report offline: ledger chain, signatures, hashes, and every score computed again from the evidence.
 
-    verification = verify_report(path, head=head)
+    With the name of a task: check its ledger as it is now.
+    """
+    from clinloop.report.data import LedgerRow
+    from clinloop.report.verify import verify as verify_report
+    from clinloop.report.verify import verify_ledger
+
+    if Path(what).exists() or "/" in what:
+        verification = verify_report(Path(what), heads=head or [], key=key)
+    else:
+        store = services_of(state).store
+        dataset, own = (
+            [LedgerRow(**row._asdict()) for row in store.ledger(scope)]
+            for scope in (f"dataset:{store.task(what).dataset}", f"task:{what}")
+        )
+        verification = verify_ledger(dataset, own, store.public_key, heads=head or [], key=key)
     for check in verification.checks:
         mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
         out().print(f"{mark} {check.name}: ", end="", highlight=False)
         out().print(check.detail, markup=False, highlight=False, soft_wrap=True)
     if not verification.ok:
-        raise BadInput("The report does not verify.")
+        raise BadInput("It does not verify.")
 
 
 @app.command(epilog="Example: clinloop doctor")

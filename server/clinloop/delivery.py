@@ -195,6 +195,7 @@ def _report_data(
             hardware={"cores": str(os.cpu_count()), "machine": platform.machine()},
         ),
         ledger=tuple(report.LedgerRow(**row._asdict()) for row in rows),
+        ledger_key=store.public_key,
         ledger_head=store.head(scope),
     )
 

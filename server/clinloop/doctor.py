@@ -45,6 +45,7 @@ def examine(services: Services, out: Console) -> bool:
         works = False
         table.add_row("sandbox", f"[red]none:[/red] {refusal}")
     table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
+    table.add_row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
     level = guarantee.level()
     table.add_row("guarantee", f"[bold]{level.code} {level.name}[/bold]: {level.meaning}")
     out.print(table, soft_wrap=False)

@@ -6,6 +6,7 @@ Refusal                 base: the request cannot be done; the text says why, wha
 ├── NotNow              valid, but not in the present state (a run is active, the task is closed, …)
 ├── BudgetExceeded      the ledger has no unit left
 ├── BadPredictions      a predictions file breaks its contract
+├── LedgerBroken        the ledger was changed by somebody else than the server
 ├── LeakFound           the data would leak test cases into training
 └── SandboxUnavailable  no sandbox can run here; the text holds the fix
 
@@ -39,6 +40,10 @@ class BudgetExceeded(Refusal):
 
 class BadPredictions(Refusal):
     """A predictions file breaks its contract."""
+
+
+class LedgerBroken(Refusal):
+    """The ledger was changed by somebody else than the server."""
 
 
 class LeakFound(Refusal):

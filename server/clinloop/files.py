@@ -8,7 +8,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_path",
     "harvest",
     "remove_tree",
+    "secret_file",
     "sha256_file",
     "shown_name",
     "sync_folder",
@@ -59,6 +60,22 @@ def harvest(source: Path, target: Path, *, max_bytes: int, max_files: int) -> li
         skipped.append(f"…: more than {2 * max_files + 1000:,} names, the rest was not looked at")
     more = len(skipped) - _REPORTED_SKIPS
     return skipped if more <= 0 else [*skipped[:_REPORTED_SKIPS], f"…: {more:,} more"]
+
+
+def secret_file(path: Path, make: Callable[[], bytes]) -> bytes:
+    """Return the content of a secret file, which is made (0600) when it is missing; of processes that do so at once, one wins."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        write_atomic(draft, make())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        sync_folder(path.parent)
+    return path.read_bytes()
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:

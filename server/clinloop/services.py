@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from clinloop.files import secret_file
 from clinloop.paths import StateFolder
 from clinloop.settings import Settings
 from clinloop.store.store import Store
@@ -34,18 +34,7 @@ class Services:
     @cached_property
     def key(self) -> bytes:
         """Secret of this instance, made at first use."""
-        self.settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self.state.key.with_name(f"key.{os.getpid()}")
-        if not self.state.key.exists():
-            temporary.write_bytes(secrets.token_bytes(32))
-            temporary.chmod(0o600)
-            try:
-                os.link(temporary, self.state.key)  # of two servers that start at once, one wins
-            except FileExistsError:
-                pass
-            finally:
-                temporary.unlink()
-        return self.state.key.read_bytes()
+        return secret_file(self.state.key, lambda: secrets.token_bytes(32))
 
     @property
     def launch_settings(self) -> dict[str, Any]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from clinloop.spec import TaskSpec
+from clinloop.store.store import Store
 
 COMMANDS = [
     ["demo"],
@@ -96,6 +101,30 @@ def test_doctor_states_the_guarantee_level_and_its_meaning(tmp_path: Path) -> No
     ended = clinloop("doctor", state=tmp_path / "state")
     assert "L0 honour" in ended.stdout
     assert "could read the vault" in " ".join(ended.stdout.split())
+
+
+def test_a_task_s_ledger_is_checked_while_it_runs_against_a_head_and_a_key(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state")
+    spec = TaskSpec.model_validate({"objective": "Tell moles apart.", "budget": "demo"})
+    store.create_task(
+        task_id="t", dataset="moles", request="?", spec=spec, template="linear", seed=0, settings={}, init_key="k"
+    )
+    noted = ["--head", store.head("task:t"), "--key", store.key_fingerprint]
+    shown = clinloop("task", "show", "t", state=tmp_path / "state")
+    assert store.head("task:t") in shown.stdout and store.key_fingerprint in shown.stdout
+    assert store.key_fingerprint in clinloop("doctor", state=tmp_path / "state").stdout
+    assert clinloop("verify", "t", *noted, state=tmp_path / "state").returncode == 0
+    refused = clinloop("verify", "t", *noted, "--head", "0" * 64, state=tmp_path / "state")
+    assert refused.returncode == 1
+    assert "FAIL anchor" in refused.stdout and "does not verify" in refused.stderr
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "clinloop.sqlite", isolation_level=None)) as raw:
+        raw.execute(
+            "INSERT INTO ledger SELECT scope, 5, at, 'granted', 'run', 9, run, '{}', hash, ?, ? FROM ledger WHERE seq = 4",
+            ("f" * 64, "f" * 128),
+        )
+    forged = clinloop("verify", "t", state=tmp_path / "state")
+    assert forged.returncode == 1
+    assert "row 5 (granted) is not signed" in forged.stdout
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_the_agent_made_at_least_four_edits_one_failed_one_rejected_one_accepted
 
 
 def test_the_report_of_the_demo_verifies_offline(isic: dict[str, Any]) -> None:
-    verification = verify(Path(isic["paths"]["report"]).parent, head=isic["ledger_head"])
+    verification = verify(Path(isic["paths"]["report"]).parent, heads=[isic["ledger_head"]])
     assert verification.ok, [check for check in verification.checks if not check.ok]
 
 

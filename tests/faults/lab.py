@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clinloop import context, evaluation, runs
+from clinloop import context, evaluation, runs, signing
 from clinloop.datasets.dataset import Dataset
 from clinloop.report.verify import verify
 from clinloop.scoring import classification
@@ -205,7 +205,8 @@ class Lab:
         left: dict[str, int] = {}
         for row in chain:
             fields = row._asdict()
-            digest = fields.pop("hash")
+            signature, digest = fields.pop("signature"), fields.pop("hash")
+            assert signing.is_signed(self.store.public_key, digest, signature), row
             assert row.prev == previous and digest == ledger.row_hash(**fields), row
             previous = digest
             if row.resource:

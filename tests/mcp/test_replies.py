@@ -42,7 +42,10 @@ def check(result: CallToolResult, *, has_budget: bool = True) -> dict[str, Any]:
     assert json.loads(text) == value
     assert len(text) < CAP
     assert len(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) < CAP
-    assert value["status"] and value["next_step"] and "ledger_head" in value
+    assert value["status"] and value["next_step"]
+    assert re.fullmatch(r"[0-9a-f]{64}", value["ledger_head"]) or (
+        value.get("page") == 1 and value["ledger_head"] == ""
+    )
     assert (value["budget"] is not None) == has_budget
     text.encode()
     assert not CONTROLS & set(text)
@@ -112,6 +115,27 @@ async def test_every_reply_is_the_same_json_twice_and_carries_the_essentials(ser
             check(await agent.raw("edit_workspace", task_id=task_id, **operation))
         for view in ("status", "runs", "curve", "log", "spec"):
             check(await agent.raw("read_validation", task_id=task_id, view=view))
+
+
+async def test_every_reply_about_a_task_or_dataset_anchors_its_ledger_and_the_first_names_the_key(
+    services: Services, agent: Agent
+) -> None:
+    shown = await agent.call("inspect_dataset", dataset="moles")
+    assert shown["ledger_head"] == services.store.head("dataset:moles")
+    gallery = await agent.raw("inspect_dataset", dataset="moles", view="gallery")
+    assert (gallery.meta or {})["clinloop/ledger_head"] == services.store.head("dataset:moles")
+    begun = await agent.call("init_task", dataset="moles", request=REQUEST, spec=SPEC, template="linear")
+    task_id = begun["task_id"]
+    assert begun["ledger_key"] == services.store.key_fingerprint
+    calls = [
+        ("edit_workspace", {"operation": "list"}),
+        ("run_training", {}),
+        ("read_validation", {"wait": 0}),
+        ("run_training", {"mode": "stop", "run": "run0"}),
+    ]
+    for tool, arguments in calls:
+        reply = await agent.call(tool, task_id=task_id, **arguments)
+        assert reply["ledger_head"] in {row.hash for row in services.store.ledger(f"task:{task_id}")}
 
 
 async def test_a_whole_loop_tells_nothing_of_the_test_set_before_the_end(tmp_path: Path, services: Services) -> None:

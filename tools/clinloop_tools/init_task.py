@@ -23,6 +23,8 @@ class TaskReply(Reply):
     """The frozen contract, with everything filled in that was left open."""
     spec_sha256: str
     """Its hash, recorded in the ledger."""
+    ledger_key: str
+    """Fingerprint of the key that signs the ledger; the clinician notes it for `clinloop verify --key`."""
     template: str
     """What the workspace started from."""
     files: list[str]
@@ -71,6 +73,7 @@ def init_task(
         task_id=task.id,
         spec=task.spec.model_dump(mode="json"),
         spec_sha256=task.spec.sha256(),
+        ledger_key=state.store.key_fingerprint,
         template=task.template,
         files=list(files),
         workspace=str(state.state.task(task.id).workspace),

@@ -71,10 +71,17 @@ async def inspect_dataset(
         return structured(_list(ready, ingestion.folders(state), page))
     if dataset not in ready and (progress := await _ingest(state, dataset, ctx)) is not None:
         next_step = f"Call inspect_dataset(dataset='{dataset}') again; it waits a little each time."
-        return structured(DatasetReply(status="ingesting", next_step=next_step, facts={"progress": progress}))
+        return structured(
+            DatasetReply(
+                status="ingesting",
+                next_step=next_step,
+                facts={"progress": progress},
+                ledger_head=state.store.head(f"dataset:{dataset}"),
+            )
+        )
     chosen = Dataset.load(state.settings.state, dataset)
     if view == "gallery":
-        return picture(await anyio.to_thread.run_sync(chosen.contact_sheet))
+        return picture(await anyio.to_thread.run_sync(chosen.contact_sheet), state.store.head(f"dataset:{chosen.name}"))
     facts, pages = _facts(chosen, view, page)
     return structured(
         DatasetReply(

@@ -121,10 +121,11 @@ async def read_validation(
     await anyio.to_thread.run_sync(runs.recover, state, task_id)
     state.store.task(task_id)
     if view == "figure":
-        return picture(await anyio.to_thread.run_sync(_draw, state, task_id, None))
+        return picture(await anyio.to_thread.run_sync(_draw, state, task_id, None), state.store.head(f"task:{task_id}"))
     chosen = _choose(state, task_id, run, view)
     if view == "errors":
-        return picture(await anyio.to_thread.run_sync(_draw, state, task_id, (chosen,)))
+        drawn = await anyio.to_thread.run_sync(_draw, state, task_id, (chosen,))
+        return picture(drawn, state.store.head(f"task:{task_id}"))
     begun = time.monotonic()
     if view == "status" and chosen is not None:
         chosen = await _wait(state, chosen, since, wait_seconds(ctx, wait), ctx)

@@ -58,7 +58,8 @@ class Reply(Value):
     guarantee: str = "L0"
     """Guarantee level: L0 = honour (the agent's own shell could read the server's files; its submitted code cannot)."""
     ledger_head: str = ""
-    """Newest hash of the ledger of the task (before there is one: of the dataset); keep it, it anchors what happened so far."""
+    """Newest hash of the ledger of the task (before there is one: of the dataset; empty where a reply is about neither); keep it,
+    it anchors what happened so far."""
     budget: Budget | None = None
     """What is left to spend; absent before a task exists."""
     left_out: list[str] = Field(default_factory=list[str])
@@ -135,10 +136,11 @@ def structured(reply: Reply) -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=_json(value))], structured_content=value)
 
 
-def picture(data: bytes) -> CallToolResult:
-    """Return a PNG as the only content: some clients drop images that stand beside structured content."""
+def picture(data: bytes, head: str) -> CallToolResult:
+    """Return a PNG as the only content: some clients drop images that stand beside structured content. The ledger's head is in `_meta`."""
     return CallToolResult(
-        content=[ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type="image/png")]
+        content=[ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type="image/png")],
+        _meta={"clinloop/ledger_head": head},
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from clinloop.files import sha256_file
 from clinloop.report.data import GENESIS, LedgerRow, ReportData, row_hash
+from clinloop.signing import fingerprint, is_signed
 
 
 class Check(NamedTuple):
@@ -94,17 +95,39 @@ def check_seal(data: ReportData, file: Path, task: Sequence[LedgerRow]) -> tuple
     return rows, outcome("seal", problems, "report.json is the file whose SHA-256 is in the ledger")
 
 
-def check_anchor(head: str, dataset: Sequence[LedgerRow], task: Sequence[LedgerRow]) -> Check:
-    """Look for a head that the reader noted elsewhere."""
-    for name, rows in (("task", task), ("dataset", dataset)):
-        for row in rows:
-            if row.hash == head:
+def check_signatures(public_key: str, *chains: Sequence[LedgerRow], key: str | None = None) -> Check:
+    """Check that one key signed every row and is named by the first of each chain; `key` is a fingerprint that was noted elsewhere."""
+    found = fingerprint(public_key)
+    problems = (
+        [f"the rows are said to be signed by {found}, not by the key you noted"] if key not in (None, found) else []
+    )
+    for rows in chains:
+        if rows and rows[0].seq == 0 and rows[0].detail.get("signer") != public_key:
+            problems.append(f"row 0 ({rows[0].event}) names another key")
+        problems += [
+            f"row {row.seq} ({row.event}) is not signed by {found}"
+            for row in rows
+            if not is_signed(public_key, row.hash, row.signature)
+        ]
+    noted = "the key you noted" if key else "compare it with the one that you noted: --key"
+    return outcome("signatures", problems, f"{sum(map(len, chains))} rows signed by {found} ({noted})")
+
+
+def check_anchor(heads: Sequence[str], dataset: Sequence[LedgerRow], task: Sequence[LedgerRow]) -> Check:
+    """Look for heads that the reader noted elsewhere."""
+    problems: list[str] = []
+    places: list[str] = []
+    for head in heads:
+        for name, rows in (("task", task), ("dataset", dataset)):
+            if row := next((row for row in rows if row.hash == head), None):
                 later = len(rows) - 1 - row.seq
                 rest = f"; {later} later row(s) are not covered by it" if later else ""
-                return Check(
-                    "anchor", True, f"the head you noted is row {row.seq} ({row.event}) of the {name}'s ledger{rest}"
-                )
-    return Check("anchor", False, "the head you noted is not in this ledger: rows were removed, or it was rewritten")
+                places.append(f"the head you noted is row {row.seq} ({row.event}) of the {name}'s ledger{rest}")
+                break
+        else:
+            shown = f" {head[:16]}…" if len(heads) > 1 else ""
+            problems.append(f"the head{shown} you noted is not in this ledger: rows were removed, or it was rewritten")
+    return outcome("anchor", problems, "; ".join(places))
 
 
 def details(task: Sequence[LedgerRow], event: str) -> list[Mapping[str, JsonValue]]:

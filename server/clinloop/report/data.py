@@ -294,6 +294,8 @@ class LedgerRow(_Value):
     """Hash of the row before; at the start 64 zeros (dataset) or the dataset's head (task)."""
     hash: str
     """Hash of this row."""
+    signature: str
+    """Ed25519 signature of the hash: 128 hexadecimal digits."""
 
 
 class ReportData(_Value):
@@ -345,6 +347,8 @@ class ReportData(_Value):
     """Where the runs ran."""
     ledger: tuple[LedgerRow, ...]
     """Chained rows: first the dataset's, then the task's."""
+    ledger_key: str = Field(pattern="^[0-9a-f]{64}$")
+    """Ed25519 public key of the server that signed the rows: 64 hexadecimal digits."""
     ledger_head: str
     """Hash of the task's last row when the report was written."""
     limits: tuple[str, ...] = STANDARD_LIMITS
@@ -388,5 +392,8 @@ def sha256_json(value: object) -> str:
 
 
 def row_hash(row: LedgerRow) -> str:
-    """Return the hash that a ledger row must carry."""
+    """Return the hash that a ledger row must carry.
+
+    Written a second time on purpose: a verifier that shared the store's code would share its mistakes.
+    """
     return sha256_json([row.scope, row.seq, row.at, row.event, row.resource, row.amount, row.run, row.detail, row.prev])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from clinloop.report import text
 from clinloop.report.checklist import reporting_items
 from clinloop.report.data import Evidence, FinalMetric, ReportData, RunSummary
+from clinloop.signing import fingerprint
 from clinloop.spec import canonical
 from clinloop.untrusted import clean
 
@@ -59,6 +60,7 @@ def render_html(data: ReportData, figures: Figures) -> str:
 
     return _template().render(
         data=data,
+        ledger_fingerprint=fingerprint(data.ledger_key),
         figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - drawn by us, texts escaped there
         light=css_variables(LIGHT),
         dark=css_variables(DARK),

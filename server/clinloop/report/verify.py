@@ -32,6 +32,7 @@ from clinloop.report.chain import (
     check_link,
     check_scopes,
     check_seal,
+    check_signatures,
     details,
     outcome,
 )
@@ -54,19 +55,19 @@ class Verification(NamedTuple):
         return all(check.ok for check in self.checks)
 
 
-def verify(path: Path, *, head: str | None = None) -> Verification:
-    """Check a report folder, or the folder of a report.json; `head` is a ledger head that was noted elsewhere.
+def verify(path: Path, *, heads: Sequence[str] = (), key: str | None = None) -> Verification:
+    """Check a report folder, or the folder of a report.json.
+
+    `heads` are ledger heads, `key` is the fingerprint of the server's key, both noted elsewhere: without them a report can only be
+    checked against itself.
 
     Raises:
-        BadInput: there is no report at `path`, or `head` is no SHA-256.
+        BadInput: there is no report at `path`, a head is no SHA-256, or `key` is no fingerprint.
     """
     file = path / "report.json" if path.is_dir() else path
     if not file.is_file():
         raise BadInput(f"There is no report at {path}; give the report folder or its report.json.")
-    if head is not None and not re.fullmatch(r"[0-9a-f]{64}", head):
-        raise BadInput(
-            "--head must be the 64 hexadecimal digits of a ledger head; copy it from a tool reply or a report."
-        )
+    check_notes(heads, key)
     try:
         if file.stat().st_size > REPORT_CAP_BYTES:
             raise ValueError(f"it is larger than {REPORT_CAP_BYTES >> 20} MiB")
@@ -79,10 +80,50 @@ def verify(path: Path, *, head: str | None = None) -> Verification:
         )
     except ValueError as error:
         return Verification((Check("form", False, f"report.json cannot be read: {error}"),))
-    return Verification((Check("form", True, f"report format {data.schema_version}"), *_checks(data, file, head)))
+    return Verification((Check("form", True, f"report format {data.schema_version}"), *_checks(data, file, heads, key)))
 
 
-def _checks(data: ReportData, file: Path, head: str | None) -> Iterator[Check]:
+def verify_ledger(
+    dataset: Sequence[LedgerRow],
+    task: Sequence[LedgerRow],
+    public_key: str,
+    *,
+    heads: Sequence[str] = (),
+    key: str | None = None,
+) -> Verification:
+    """Check the ledger of a task that has no report yet; `public_key` is the server's.
+
+    Raises:
+        BadInput: a head is no SHA-256, or `key` is no fingerprint.
+    """
+    check_notes(heads, key)
+    checks = [
+        *([check_chain("ledger of the dataset", dataset, GENESIS)] if dataset else []),
+        check_chain("ledger of the task", task, str(task[0].detail.get("dataset_head")) if task else ""),
+        check_link(dataset, task),
+        check_signatures(public_key, dataset, task, key=key),
+        *([check_anchor(heads, dataset, task)] if heads else []),
+    ]
+    return Verification(tuple(checks))
+
+
+def check_notes(heads: Sequence[str], key: str | None) -> None:
+    """Refuse what cannot have been copied from a reply.
+
+    Raises:
+        BadInput: a head is no SHA-256, or `key` is no fingerprint.
+    """
+    if not all(re.fullmatch(r"[0-9a-f]{64}", head) for head in heads):
+        raise BadInput(
+            "--head must be the 64 hexadecimal digits of a ledger head; copy it from a tool reply or a report."
+        )
+    if key is not None and not re.fullmatch(r"ed25519:[0-9a-f]{32}", key):
+        raise BadInput(
+            "--key must be a fingerprint (ed25519: and 32 hexadecimal digits); copy it from clinloop doctor or the reply of init_task."
+        )
+
+
+def _checks(data: ReportData, file: Path, heads: Sequence[str], key: str | None) -> Iterator[Check]:
     folder = file.parent
     dataset = [row for row in data.ledger if row.scope == f"dataset:{data.dataset.name}"]
     task = [row for row in data.ledger if row.scope == f"task:{data.task_id}"]
@@ -93,8 +134,9 @@ def _checks(data: ReportData, file: Path, head: str | None) -> Iterator[Check]:
     yield check_head(data, task)
     later, seal = check_seal(data, file, task)
     yield seal
-    if head is not None:
-        yield check_anchor(head, dataset, [*task, *later])
+    yield check_signatures(data.ledger_key, dataset, task, later, key=key)
+    if heads:
+        yield check_anchor(heads, dataset, [*task, *later])
     yield _contract(data, task)
     yield _commitment(data, dataset)
     yield _budget(data, task)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clinloop.errors import NotNow
 from clinloop.failpoints import UNCOMMITTED, reach
+from clinloop.signing import Signer
 
 _DISK_ERRORS = ("database or disk is full", "disk I/O error", "unable to open database file")
 _MIGRATIONS = (("m001_schema", "schema.sql"),)
@@ -22,6 +23,12 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+class Connection(sqlite3.Connection):
+    """A connection whose ledger entries can be signed."""
+
+    signer: Signer
+
+
 class Database:
     """Opens a connection per operation, so that threads and processes may share one file."""
 
@@ -29,6 +36,7 @@ class Database:
         """Open or create STATE/clinloop.sqlite and bring its schema up to date."""
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = state / "clinloop.sqlite"
+        self.signer = Signer(state)
         if not self._file.exists():
             _create(self._file)
         with self.transaction() as connection:
@@ -43,13 +51,14 @@ class Database:
                     connection.execute("INSERT INTO migration VALUES (?, ?)", (name, utc_now()))
 
     @contextmanager
-    def connect(self) -> Generator[sqlite3.Connection]:
+    def connect(self) -> Generator[Connection]:
         """Yield a connection for reading.
 
         Raises:
             NotNow: the disk is full or fails; without room for its log SQLite cannot even read.
         """
-        connection = sqlite3.connect(self._file, timeout=30, isolation_level=None)
+        connection = sqlite3.connect(self._file, timeout=30, isolation_level=None, factory=Connection)
+        connection.signer = self.signer
         try:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA synchronous = FULL")
@@ -66,7 +75,7 @@ class Database:
             connection.close()
 
     @contextmanager
-    def transaction(self, failpoint: str = "") -> Generator[sqlite3.Connection]:
+    def transaction(self, failpoint: str = "") -> Generator[Connection]:
         """Yield a connection that holds the write lock; commit at the end, roll back on any exception.
 
         One that changes the state of a task or a run names its failpoint.

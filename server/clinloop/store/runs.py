@@ -72,6 +72,7 @@ class Runs:
             Unknown: no such task.
             NotNow: the task is not open, or another run of it is active.
             BudgetExceeded: no unit is left.
+            LedgerBroken: somebody else than the server has changed the task's ledger.
         """
         resource, at = ("run" if mode == "full" else "smoke"), utc_now()
         asked = (mode, tree_sha256, json.dumps(inputs), gpus)
@@ -100,6 +101,7 @@ class Runs:
                         f"{active['name']} of this task is {active['status']}; wait for it with read_validation, or stop it with "
                         f"run_training(mode='stop', run='{active['name']}')."
                     )
+                ledger.require_whole(connection, f"task:{task_id}")
                 number = connection.execute(
                     "SELECT COALESCE(MAX(number) + 1, ?) AS next FROM run WHERE task_id = ? AND mode = ?",
                     (int(mode == "smoke"), task_id, mode),

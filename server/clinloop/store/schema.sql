@@ -98,6 +98,7 @@ CREATE TABLE ledger (
   detail TEXT NOT NULL,               -- canonical JSON object
   prev TEXT NOT NULL,
   hash TEXT NOT NULL,
+  signature TEXT NOT NULL,            -- Ed25519 over the hash, by the key in STATE/ledger_key
   PRIMARY KEY (scope, seq),
   CHECK ((resource IS NULL) = (amount = 0))
 ) STRICT, WITHOUT ROWID;

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clinloop.errors import BudgetExceeded
+from clinloop.signing import fingerprint
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
 from clinloop.store.gpus import Gpus
@@ -37,6 +38,16 @@ class Store(Tasks, Runs, Gpus):
         with self._database.connect() as connection:
             return ledger.head(connection, scope)
 
+    @property
+    def public_key(self) -> str:
+        """Key that signs the ledger of this state folder; made when it is missing."""
+        return self._database.signer.public_key
+
+    @property
+    def key_fingerprint(self) -> str:
+        """Fingerprint of that key: what a person notes."""
+        return fingerprint(self.public_key)
+
     def balance(self, task_id: str) -> dict[str, int]:
         """Return what a task has left of each resource."""
         with self._database.connect() as connection:
@@ -47,9 +58,11 @@ class Store(Tasks, Runs, Gpus):
 
         Raises:
             BudgetExceeded: none is left.
+            LedgerBroken: somebody else than the server has changed the task's ledger.
         """
         try:
             with self._database.transaction() as connection:
+                ledger.require_whole(connection, f"task:{task_id}")
                 ledger.append(
                     connection,
                     f"task:{task_id}",

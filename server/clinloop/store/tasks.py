@@ -104,6 +104,7 @@ class Tasks:
 
         Raises:
             NotNow: a run is active.
+            LedgerBroken: somebody else than the server has changed the task's ledger.
         """
         with self._database.transaction("finalize:started") as connection:
             active = connection.execute(
@@ -113,6 +114,7 @@ class Tasks:
                 raise NotNow(
                     f"{active['name']} is active; wait for it with read_validation, or stop it with run_training(mode='stop'), then finalize."
                 )
+            ledger.require_whole(connection, f"task:{task_id}")
             changed = connection.execute(
                 "UPDATE task SET status = 'evaluating', phase = 'queued', final_run = ? WHERE id = ? AND status = 'open'",
                 (run_name, task_id),
@@ -144,9 +146,11 @@ class Tasks:
 
         Raises:
             NotNow: it was touched before, or no evaluation of the task is under way.
+            LedgerBroken: somebody else than the server has changed the task's ledger.
         """
         try:
             with self._database.transaction("finalize:unsealing") as connection:
+                ledger.require_whole(connection, f"task:{task_id}")
                 ledger.append(connection, f"task:{task_id}", "unsealing", at=utc_now(), detail=detail)
                 if not connection.execute(
                     "UPDATE task SET status = 'unsealed' WHERE id = ? AND status = 'evaluating'", (task_id,)
@@ -166,11 +170,3 @@ class Tasks:
                 (status, json.dumps(result), at, task_id),
             ).rowcount:
                 ledger.append(connection, f"task:{task_id}", status, at=at, detail=detail)
-
-    def set_result(self, task_id: str, result: dict[str, Any]) -> None:
-        """Replace the stored result of an ended task (the report's location, written after the terminal state)."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE task SET result = ? WHERE id = ? AND status IN ('evaluated', 'invalid')",
-                (json.dumps(result), task_id),
-            )

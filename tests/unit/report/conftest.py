@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from clinloop.report.data import (
 )
 from clinloop.report.write import seal_report, write_report
 from clinloop.scoring import service
+from clinloop.signing import Signer
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 HOSTILE = (
@@ -50,8 +52,11 @@ TREES = {"initial": "11" * 32, "refined": "22" * 32}
 CHECKPOINTS = {"initial": "aa" * 32, "refined": MANIFEST["checkpoint"]}
 
 
+SIGNER = Signer(Path(tempfile.mkdtemp(prefix="clinloop-test-key-")))
+
+
 class Ledger:
-    """Appends rows the way the store does."""
+    """Appends rows the way the store does, signed with a key of its own."""
 
     def __init__(self, rows: list[LedgerRow] | None = None) -> None:
         self.rows = rows or []
@@ -66,11 +71,13 @@ class Ledger:
             resource=resource,
             amount=amount,
             run=run,
-            detail=detail,
+            detail=detail if mine else detail | {"signer": SIGNER.public_key},
             prev=mine[-1].hash if mine else prev or GENESIS,
             hash="",
+            signature="",
         )
-        self.rows.append(row.model_copy(update={"hash": row_hash(row)}))
+        digest = row_hash(row)
+        self.rows.append(row.model_copy(update={"hash": digest, "signature": SIGNER.sign(digest)}))
         return self.rows[-1].hash
 
 
@@ -293,6 +300,7 @@ def make_data(evidence: Evidence, final: tuple[FinalMetric, ...], **changes) -> 
             hardware={"cpus": "2", "memory": "8 GiB", "gpu": "none"},
         ),
         "ledger": tuple(ledger.rows),
+        "ledger_key": SIGNER.public_key,
         "ledger_head": ledger.rows[-1].hash,
     }
     return ReportData.model_validate(values | changes)

@@ -14,6 +14,9 @@ from clinloop.errors import BadInput
 from clinloop.report.data import Evidence, LedgerRow, ReportData, row_hash
 from clinloop.report.verify import Verification, verify
 from clinloop.report.write import write_report
+from clinloop.signing import Signer, fingerprint
+
+from .conftest import SIGNER, Ledger
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -34,27 +37,33 @@ def edit(task: Path, change: Edit) -> None:
     file.write_text(json.dumps(content))
 
 
-def seal(content: dict[str, Any]) -> None:
-    """Write a consistent chain over whatever the ledger now says, as a forger with the code would."""
+def seal(content: dict[str, Any], signer: Signer = SIGNER) -> None:
+    """Write a consistent chain over whatever the ledger now says, as a forger with the code and the server's key would."""
+    content["ledger_key"] = signer.public_key
     last: dict[str, str] = {}
     for row in content["ledger"]:
         row["seq"] = sum(other["scope"] == row["scope"] for other in content["ledger"][: content["ledger"].index(row)])
         row["prev"] = last.get(row["scope"], row["prev"])
+        if row["seq"] == 0:
+            row["detail"]["signer"] = signer.public_key
+            if row["event"] == "contract":
+                row["prev"] = row["detail"]["dataset_head"] = next(iter(last.values()))
         row["hash"] = last[row["scope"]] = row_hash(LedgerRow.model_validate(row))
+        row["signature"] = signer.sign(row["hash"])
     content["ledger_head"] = content["ledger"][-1]["hash"]
 
 
 def test_honest_report_passes_every_check(task: Path, scored_data: ReportData) -> None:
     for path in (task / "report", task / "report" / "report.json"):
-        verification = verify(path, head=scored_data.ledger_head)
+        verification = verify(path, heads=[scored_data.ledger_head])
         assert failed(verification) == {}
         assert verification.ok
-        assert len({check.name for check in verification.checks}) == len(verification.checks) == 19
+        assert len({check.name for check in verification.checks}) == len(verification.checks) == 20
 
 
 def test_head_noted_earlier_is_found_and_says_what_it_does_not_cover(task: Path, scored_data: ReportData) -> None:
     anchor = next(
-        check for check in verify(task / "report", head=scored_data.ledger[-4].hash).checks if check.name == "anchor"
+        check for check in verify(task / "report", heads=[scored_data.ledger[-4].hash]).checks if check.name == "anchor"
     )
     assert anchor.ok
     assert "4 later row(s) are not covered" in anchor.detail
@@ -62,7 +71,7 @@ def test_head_noted_earlier_is_found_and_says_what_it_does_not_cover(task: Path,
 
 def test_head_of_the_last_tool_reply_is_found_in_the_seal(task: Path) -> None:
     rows = json.loads((task / "report" / "seal.json").read_text())
-    verification = verify(task / "report", head=rows[-1]["hash"])
+    verification = verify(task / "report", heads=[rows[-1]["hash"]])
     assert failed(verification) == {}
     assert "(evaluated)" in next(check.detail for check in verification.checks if check.name == "anchor")
 
@@ -159,7 +168,7 @@ def test_truncated_tail_is_found_by_the_anchor(task: Path, scored_data: ReportDa
     write_report(forged, task / "report", evidence)
     assert {"evidence", "model files"} == set(failed(verify(task / "report")))
     for head in (scored_data.ledger_head, rows[-1]["hash"]):
-        assert "not in this ledger" in failed(verify(task / "report", head=head))["anchor"]
+        assert "not in this ledger" in failed(verify(task / "report", heads=[head]))["anchor"]
 
 
 def test_ledger_rewritten_as_a_whole_is_found_by_the_anchor_alone(
@@ -170,7 +179,45 @@ def test_ledger_rewritten_as_a_whole_is_found_by_the_anchor_alone(
     seal(content)
     write_report(ReportData.model_validate_json(json.dumps(content)), task / "report", evidence)
     assert failed(verify(task / "report")) == {}
-    assert set(failed(verify(task / "report", head=scored_data.ledger_head))) == {"anchor"}
+    assert set(failed(verify(task / "report", heads=[scored_data.ledger_head]))) == {"anchor"}
+
+
+def test_ledger_rewritten_with_another_key_is_found_by_the_fingerprint_alone(
+    task: Path, tmp_path: Path, scored_data: ReportData, evidence: Evidence
+) -> None:
+    content = json.loads(scored_data.model_dump_json())
+    seal(content, Signer(tmp_path))
+    (task / "report" / "seal.json").unlink()
+    write_report(ReportData.model_validate_json(json.dumps(content)), task / "report", evidence)
+    assert failed(verify(task / "report")) == {}
+    found = failed(verify(task / "report", key=fingerprint(SIGNER.public_key)))
+    assert set(found) == {"signatures"}
+    assert "not by the key you noted" in found["signatures"]
+
+
+def test_entry_appended_without_the_key_is_found(task: Path, scored_data: ReportData, evidence: Evidence) -> None:
+    book = Ledger(list(scored_data.ledger))
+    book.append("task:t-7f3a", "granted", resource="run", amount=5)
+    forged = book.rows[-1].model_copy(update={"signature": book.rows[-2].signature})
+    changes = {"ledger": (*scored_data.ledger, forged), "ledger_head": forged.hash}
+    write_report(scored_data.model_copy(update=changes), task / "report", evidence)
+    found = failed(verify(task / "report"))
+    assert f"row {forged.seq} (granted) is not signed by {fingerprint(SIGNER.public_key)}" in found["signatures"]
+
+
+@pytest.mark.parametrize("signature", ["", "zz", "00" * 64, "00"])
+def test_what_is_no_signature_fails_and_does_not_crash(task: Path, signature: str) -> None:
+    edit(task, lambda content: content["ledger"][2].update(signature=signature))
+    assert set(failed(verify(task / "report"))) == {"signatures", "seal"}
+
+
+def test_every_noted_head_must_be_there(task: Path, scored_data: ReportData) -> None:
+    heads = [scored_data.ledger_head, scored_data.ledger[0].hash]
+    verification = verify(task / "report", heads=heads, key=fingerprint(SIGNER.public_key))
+    assert failed(verification) == {}
+    anchor = next(check.detail for check in verification.checks if check.name == "anchor")
+    assert "of the task's ledger" in anchor and "of the dataset's ledger" in anchor
+    assert "ffffffff" in failed(verify(task / "report", heads=[*heads, "f" * 64]))["anchor"]
 
 
 def test_changed_model_file_is_named(task: Path) -> None:
@@ -235,4 +282,6 @@ def test_missing_report_and_bad_head_are_refused(task: Path) -> None:
     with pytest.raises(BadInput, match="no report"):
         verify(task / "nowhere")
     with pytest.raises(BadInput, match="64 hexadecimal"):
-        verify(task / "report", head="abc")
+        verify(task / "report", heads=["abc"])
+    with pytest.raises(BadInput, match="fingerprint"):
+        verify(task / "report", key="f" * 64)

@@ -122,7 +122,7 @@ def broken_entries(raw: Callable[[], sqlite3.Connection]) -> Callable[..., list[
         prev = first_prev
         with raw() as connection:
             rows = connection.execute("SELECT * FROM ledger WHERE scope = ? ORDER BY seq", (scope,)).fetchall()
-        for place, (*fields, digest) in enumerate(rows):
+        for place, (*fields, digest, _signature) in enumerate(rows):
             fields[7] = json.loads(fields[7])
             if fields[1] != place or fields[8] != prev or _sha256(_canonical(fields)) != digest:
                 broken.append(place)

@@ -170,11 +170,3 @@ def test_an_evaluation_ends_once_with_its_result(status: str, evaluating: Store)
     assert evaluating.task("t") == ended
     assert events(evaluating)[-2:] == ["unsealing", status]
     assert not evaluating.begin_evaluation("t", "run0")
-
-
-def test_a_result_is_replaced_only_after_the_end(evaluating: Store) -> None:
-    evaluating.set_result("t", {"report": "too early"})
-    assert evaluating.task("t").result is None
-    evaluating.end_evaluation("t", "evaluated", {"outcome": "ok"}, {})
-    evaluating.set_result("t", {"outcome": "ok", "report": "r"})
-    assert evaluating.task("t").result == {"outcome": "ok", "report": "r"}
