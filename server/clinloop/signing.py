@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,6 @@ def fingerprint(public_key: str) -> str:
     return f"ed25519:{hashlib.sha256(bytes.fromhex(public_key)).hexdigest()[:32]}"
 
 
-@lru_cache(maxsize=100_000)
 def is_signed(public_key: str, digest: str, signature: str) -> bool:
     """Tell whether a signature of a hash is by this key; False also for what is no key or no signature."""
     from cryptography.exceptions import InvalidSignature

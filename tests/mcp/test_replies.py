@@ -400,5 +400,8 @@ async def test_pictures_come_alone(agent: Agent, services: Services) -> None:
         data = base64.b64decode(result.content[0].data)  # type: ignore[union-attr]
         assert data.startswith(b"\x89PNG") and 1_000 < len(data) < 3_000_000
         assert result.content[0].mime_type == "image/png"  # type: ignore[union-attr]
+    entries = services.store.ledger(f"task:{task_id}")
+    heads = [(result.meta or {})["clinloop/ledger_head"] for result in (figure, errors)]
+    assert heads == [entries[-2].hash, entries[-1].hash] and entries[-1].event == "error_view"
     seen = await agent.call("read_validation", task_id=task_id)
     assert seen["budget"]["error_views_left"] == 3  # only the view of errors costs one

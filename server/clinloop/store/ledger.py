@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 from clinloop.errors import LedgerBroken
 from clinloop.signing import is_signed
@@ -83,33 +85,47 @@ def append(
 def rows(connection: sqlite3.Connection, scope: str) -> list[LedgerRow]:
     """Return the chain of a scope, oldest first."""
     found = connection.execute("SELECT * FROM ledger WHERE scope = ? ORDER BY seq", (scope,)).fetchall()
-    return [LedgerRow(**{**dict(row), "detail": json.loads(row["detail"])}) for row in found]
+    return [_row(row) for row in found]
 
 
 def require_whole(connection: Connection, scope: str) -> None:
     """Refuse to build on a chain that somebody else has changed; whoever spends from it or opens the test set calls this first.
 
-    Hashes are computed again each time; a signature is checked once per process (70 µs).
+    A process checks each entry once (180 µs with its signature) and remembers what it saw, word for word.
 
     Raises:
         LedgerBroken: an entry was changed, does not follow from the one before, or is not signed by this server's key.
     """
-    if problem := _first_problem(rows(connection, scope), connection.signer.public_key):
-        raise LedgerBroken(
-            f"The ledger of {scope.partition(':')[2]} was changed by somebody else than the server ({problem}), so nothing is charged to it any more. "
-            f"Tell the custodian: `clinloop verify` with the task's name shows all that is wrong with it."
-        )
+    prev = None
+    for place, row in enumerate(connection.execute("SELECT * FROM ledger WHERE scope = ? ORDER BY seq", (scope,))):
+        if row["seq"] != place or prev not in (None, row["prev"]):
+            problem = "does not follow from the one before"
+        else:
+            problem = _problem(connection.signer.public_key, *row)
+        if problem:
+            raise LedgerBroken(
+                f"The ledger of {scope.partition(':')[2]} was changed by somebody else than the server: entry {place} ({row['event']}) {problem}. "
+                "Nothing is charged to it any more. Tell the custodian: `clinloop verify` with the task's name shows all that is wrong with it."
+            )
+        prev = row["hash"]
 
 
-def _first_problem(chain: list[LedgerRow], public_key: str) -> str:
-    for place, row in enumerate(chain):
-        fields = row._asdict()
-        signature, digest = fields.pop("signature"), fields.pop("hash")
-        if row.seq != place or (place and row.prev != chain[place - 1].hash) or row_hash(**fields) != digest:
-            return f"entry {place} ({row.event}) is not what was recorded"
-        if not is_signed(public_key, digest, signature):
-            return f"entry {place} ({row.event}) is not signed by this server"
-    return ""
+@lru_cache(maxsize=20_000)
+def _problem(public_key: str, *entry: str | int | None) -> str:
+    row = _row(entry)
+    if _hash_of(row) != row.hash:
+        return "is not what was recorded"
+    return "" if is_signed(public_key, row.hash, row.signature) else "is not signed by it"
+
+
+def _hash_of(row: LedgerRow) -> str:
+    fields = row._asdict()
+    return row_hash(**{name: fields[name] for name in fields if name not in ("hash", "signature")})
+
+
+def _row(entry: Iterable[Any]) -> LedgerRow:
+    row = LedgerRow(*entry)
+    return row._replace(detail=json.loads(cast(str, row.detail)))
 
 
 def head(connection: sqlite3.Connection, scope: str) -> str:
