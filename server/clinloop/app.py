@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from mcp.server import MCPServer
 
-from clinloop import __version__, runs
+from clinloop import __version__, exposure, runs
 from clinloop.services import Services
 
 INSTRUCTIONS = (
@@ -41,6 +41,7 @@ def build(services: Services) -> MCPServer:
 def serve_stdio(services: Services) -> None:
     """Serve one client on standard input and output until it goes; runs go on without it."""
     os.umask(0o077)
+    exposure.hide_memory()
     server = build(services)
     gc.enable()
     gc.freeze()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clinloop import __version__
 from clinloop.cli_data import data_app
 from clinloop.cli_images import images_app
+from clinloop.connect import SOCKET
 from clinloop.errors import BadInput, Refusal, unknown
 from clinloop.terminal import (
     AcceptOption,
@@ -23,9 +25,6 @@ from clinloop.terminal import (
     services_of,
     table,
 )
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="clinloop",
@@ -212,11 +211,26 @@ def verify(
 
 
 @app.command(epilog="Example: clinloop doctor")
-def doctor(state: StateOption = None, sandbox: SandboxOption = None, accept: AcceptOption = False) -> None:
+def doctor(
+    state: StateOption = None,
+    sandbox: SandboxOption = None,
+    accept: AcceptOption = False,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--as", help="User (name or number) of the agent: as root, become that user and try what it reaches."
+        ),
+    ] = None,
+    socket: Annotated[Path, typer.Option(help="Socket of the service, whose memory --as tries to read.")] = SOCKET,
+) -> None:
     """Say what is installed, which sandbox will be used with what enforced how, and what may be claimed about the test set."""
+    from clinloop.access import named_client
     from clinloop.doctor import examine
 
-    if not examine(services_of(state, sandbox, accept), out()):
+    if user is not None and os.geteuid() != 0:
+        raise BadInput("--as becomes another user, so it needs root: sudo clinloop doctor --as USER.")
+    client = None if user is None else named_client(user)
+    if not examine(services_of(state, sandbox, accept), out(), client=client, socket=socket):
         raise typer.Exit(1)
 
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from clinloop import __version__, guarantee
+from clinloop import __version__
 from clinloop.context import TaskContext
 from clinloop.datasets.dataset import Dataset
 from clinloop.failpoints import reach
@@ -81,7 +81,7 @@ def deliver(here: TaskContext, store: Store, frozen: list[Frozen], outcome: Outc
         }
         for metric in metrics
     ]
-    level = guarantee.level()
+    level = store.recorded_level(here.task.id)
     result = {
         "metrics": rounded,
         "n_test": len(outcome.truth),
@@ -141,7 +141,7 @@ def _report_data(
     preset = PRESETS[spec.budget]
     rows = [*store.ledger(f"dataset:{task.dataset}"), *store.ledger(scope)]
     balance = store.balance(task.id)
-    level = guarantee.level()
+    level = store.recorded_level(task.id)
     accepted = store.run(task.id, next(model.run for model in frozen if model.model == "refined"))
     primary = next(metric for metric in metrics if metric.name == spec.primary_metric)
     validation, test = accepted.score or 0.0, primary.refined.value

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from clinloop import __version__, guarantee
+from clinloop import __version__, exposure, guarantee
+from clinloop.access import Client, own_client, server_pid
+from clinloop.datasets.dataset import Dataset
 from clinloop.errors import SandboxUnavailable
+from clinloop.guarantee import Connection
 from clinloop.sandbox import backends
 from clinloop.sandbox.base import Sandbox
 from clinloop.services import Services
 
 
-def examine(services: Services, out: Console) -> bool:
-    """Print the examination; True when training runs can start."""
+def examine(services: Services, out: Console, *, client: Client | None = None, socket: Path | None = None) -> bool:
+    """Print the examination for clients that run as another user (default: as this one); True when training runs can start."""
     settings = services.settings
     table = Table("what", "finding", show_header=False, box=None, pad_edge=False)
     table.add_row(
@@ -46,10 +51,38 @@ def examine(services: Services, out: Console) -> bool:
         table.add_row("sandbox", f"[red]none:[/red] {refusal}")
     table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
     table.add_row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
-    level = guarantee.level()
-    table.add_row("guarantee", f"[bold]{level.code} {level.name}[/bold]: {level.meaning}")
     out.print(table, soft_wrap=False)
+    _guarantee(services, client, socket, out)
     return works
+
+
+def _guarantee(services: Services, client: Client | None, socket: Path | None, out: Console) -> None:
+    """Let a process of the client's user try to reach what it must not, and say what that makes of the level."""
+    connection: Connection = "stdio" if client is None else "socket"
+    client = client or own_client()
+    exposure.hide_memory()  # as the server does
+    state = services.settings.state
+    grounds = services.grounds()._replace(
+        server_uid=state.stat().st_uid if state.exists() else os.geteuid(),
+        server_pid=(server_pid(socket) if socket else 0) if connection == "socket" else os.getpid(),
+        is_thorough=True,
+    )
+    findings = exposure.attempt(client, grounds)
+    how = "over the service's socket" if connection == "socket" else "on standard input and output"
+    out.print(f"\n[bold]What a client reaches[/bold] that runs as {client.name} and is served {how}", highlight=False)
+    table = Table("what", "reachable", "found", "to do", box=None, pad_edge=False)
+    for finding in findings:
+        found = f"{finding.how} ({finding.where})" if finding.where else finding.how
+        is_reachable = "[red]yes[/red]" if finding.is_reachable else "no"
+        table.add_row(finding.what, is_reachable, escape(found), finding.fix)
+    out.print(table)
+    standing = guarantee.standing(connection, findings)
+    out.print(f"\n[bold]Guarantee {standing.level.code} {standing.level.name}[/bold]: ", end="", highlight=False)
+    out.print(f"{standing.level.meaning} {standing.reason}", highlight=False)
+    for name in Dataset.list_names(state):
+        sealed = guarantee.standing(connection, findings, services.seal(name))
+        if sealed.reason != standing.reason or sealed.level != standing.level:
+            out.print(f"Dataset {name}: {escape(sealed.text)}", highlight=False)
 
 
 def _image(sandbox: Sandbox, image: str) -> str:

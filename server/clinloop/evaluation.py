@@ -71,6 +71,7 @@ def start(services: Services, task_id: str, run_name: str) -> None:
             raise BadInput(
                 f"run {run_name!r} is not the incumbent; the accepted model is {incumbent.name}: call finalize with run='{incumbent.name}'."
             )
+        services.record_standing(task)
         services.store.begin_evaluation(task_id, run_name)
     runs.recover(services, task_id)
 

@@ -69,6 +69,7 @@ def start(
         )
     _check_inputs(services, task_id, inputs or [])
     number = _count_gpus(services, gpus)
+    services.record_standing(task)
     run, is_new = services.store.reserve_run(
         task_id=task.id,
         mode=mode,

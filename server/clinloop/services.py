@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from clinloop import exposure, guarantee
+from clinloop.access import Client, own_client
+from clinloop.datasets import vault
 from clinloop.files import secret_file
+from clinloop.guarantee import Connection, Seal, Standing
 from clinloop.paths import StateFolder
 from clinloop.settings import Settings
+from clinloop.store.rows import TaskRow
 from clinloop.store.store import Store
+
+_STANDING_S = 10.0
+"""Seconds for which a computed level is kept: owners and groups change seldom, tool calls are many."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,58 @@ class Services:
     settings: Settings
     accept_no_isolation: bool = False
     """The user has accepted that the agent's code can read whatever this user can read."""
+
+    connection: Connection = "stdio"
+    """How the client of these services talks to the server."""
+    client: Client = field(default_factory=own_client)
+    """The user that the client runs as."""
+    engine_sockets: tuple[str, ...] = exposure.ENGINE_SOCKETS
+    administrators: tuple[str, ...] = exposure.ADMINISTRATORS
+    _standings: dict[str, tuple[float, Standing]] = field(
+        default_factory=dict[str, tuple[float, Standing]], compare=False, repr=False
+    )
+
+    def for_client(self, connection: Connection, client: Client) -> Services:
+        """Return the same server's services for a client at the other end of a connection."""
+        made = replace(self, connection=connection, client=client, _standings={})
+        made.__dict__.update(store=self.store)
+        return made
+
+    def grounds(self) -> exposure.Grounds:
+        """Return what the client must not reach."""
+        return exposure.Grounds(
+            state=self.settings.state,
+            cache=self.settings.cache,
+            originals=self.settings.data_roots,
+            engine_sockets=self.engine_sockets,
+            administrators=self.administrators,
+            server_uid=os.geteuid(),
+        )
+
+    def standing(self, dataset: str = "") -> Standing:
+        """Return the guarantee level of this connection, for a dataset or, without one, for an unsealed one; kept for some seconds."""
+        until, kept = self._standings.get(dataset, (0.0, None))
+        if kept is None or until < time.monotonic():
+            findings = exposure.compute(self.client, self.grounds())
+            kept = guarantee.standing(self.connection, findings, self.seal(dataset))
+            self._standings[dataset] = (time.monotonic() + _STANDING_S, kept)
+        return kept
+
+    def seal(self, dataset: str) -> Seal:
+        """Return what is known of a dataset's seal."""
+        seal_state = getattr(vault, "seal_state", None)
+        folder = self.settings.state / "datasets" / dataset
+        if not dataset or seal_state is None or not folder.is_dir():
+            return Seal()
+        found = seal_state(folder)
+        return Seal(bool(found.is_sealed), bool(found.originals_readable))
+
+    def record_standing(self, task: TaskRow) -> None:
+        """Write the level of this connection into the ledger of a task, unless the newest entry says the same."""
+        event = self.standing(task.dataset).as_event(self.connection)
+        recorded = [row.detail for row in self.store.ledger(f"task:{task.id}") if row.event == "guarantee"]
+        if recorded[-1:] != [event]:
+            self.store.record(f"task:{task.id}", "guarantee", event)
 
     @cached_property
     def store(self) -> Store:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from clinloop.exposure import hide_memory
 from clinloop.failpoints import reach
 from clinloop.files import write_atomic
 from clinloop.settings import download_environment, failpoint_environment
@@ -74,6 +75,7 @@ def main(arguments: list[str]) -> None:
         os._exit(0)
     os.setsid()
     os.umask(0o077)
+    hide_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     if not _take_lock(folder):
         return

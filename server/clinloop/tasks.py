@@ -47,6 +47,8 @@ def create(
         settings=services.launch_settings,
         init_key=init_key,
     )
+    if task.status in ("preparing", "open"):
+        services.record_standing(task)
     if task.status == "preparing":
         _prepare(services, task, dataset, chosen)
     return services.store.task(task.id)

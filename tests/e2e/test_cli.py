@@ -99,8 +99,12 @@ def test_serving_without_isolation_must_be_accepted_by_flag(tmp_path: Path) -> N
 
 def test_doctor_states_the_guarantee_level_and_its_meaning(tmp_path: Path) -> None:
     ended = clinloop("doctor", state=tmp_path / "state")
-    assert "L0 honour" in ended.stdout
-    assert "could read the vault" in " ".join(ended.stdout.split())
+    said = " ".join(ended.stdout.split())
+    assert "Guarantee L0 honour" in said
+    assert "could read the vault" in said
+    assert "Not L2: the server runs under the user of its client" in said
+    for what in ("vault", "store", "key", "package", "container engine", "memory", "administrator", "originals"):
+        assert what in said
 
 
 def test_a_task_s_ledger_is_checked_while_it_runs_against_a_head_and_a_key(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ async def test_an_agent_takes_a_folder_of_images_to_a_report_that_verifies(servi
         assert [run["run"] for run in seen["runs"]] == ["run0", "smoke1", "run1"]
         final = await agent.finalize(task_id, seen["incumbent"])
         assert final["status"] == "evaluated", final
+        assert final["guarantee"] == "L0" and "could read the vault" in final["guarantee_meaning"]
         again = await agent.call("finalize", task_id=task_id, run=seen["incumbent"])
         assert again["result"] == final["result"]
 
@@ -62,5 +63,8 @@ async def test_an_agent_takes_a_folder_of_images_to_a_report_that_verifies(servi
     verification = verify(report.parent)
     assert verification.ok, [check for check in verification.checks if not check.ok]
     stored = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))
+    assert stored["guarantee"]["level"] == "L0"
+    recorded = [row["detail"] for row in stored["ledger"] if row["event"] == "guarantee"]
+    assert [(detail["level"], detail["connection"]) for detail in recorded] == [("L0", "stdio")]
     primary = next(metric for metric in stored["final"] if metric["name"] == "macro_auc")
     assert primary["refined"]["low"] <= primary["refined"]["value"] <= primary["refined"]["high"]

@@ -202,6 +202,7 @@ def _reply(
     return WorkspaceReply(
         status=facts.task.status,
         next_step=next_step,
+        guarantee=facts.standing.level.code,
         ledger_head=facts.head,
         budget=facts.budget,
         task_id=task_id,

@@ -20,6 +20,8 @@ class FinalReply(Reply):
 
     task_id: str
     """Task."""
+    guarantee_meaning: str
+    """What the lowest level of the task means; the report states it."""
     phase: str = ""
     """What the evaluation is doing while status is "evaluating" or "unsealed"."""
     result: dict[str, Any] | None = None
@@ -59,7 +61,7 @@ async def finalize(
         if beat % 20 == 0:
             await ctx.report_progress(beat, None, task.phase)
         task = state.store.task(task_id)
-    facts = task_facts(state, task_id)
+    facts, level = task_facts(state, task_id), state.store.recorded_level(task_id)
     if task.status == "open":  # given back
         next_step = (
             f"The evaluation ended before the test set was opened: {task.phase} Put that right, then finalize again."
@@ -71,6 +73,8 @@ async def finalize(
     reply = FinalReply(
         status=task.status,
         next_step=next_step,
+        guarantee=level.code,
+        guarantee_meaning=f"{level.code} {level.name}: {level.meaning}",
         ledger_head=facts.head,
         budget=facts.budget,
         task_id=task_id,

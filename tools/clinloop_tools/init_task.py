@@ -30,7 +30,9 @@ class TaskReply(Reply):
     files: list[str]
     """Files of the workspace."""
     workspace: str
-    """Folder of the workspace; it may also be edited with your own tools, every run snapshots it."""
+    """Folder of the workspace; it may also be edited with your own tools, every run snapshots it. Empty when it is out of your reach."""
+    guarantee_meaning: str
+    """What that level means, and why it is not higher; the report states the lowest level of the task."""
     open_questions: list[str]
     """What the clinician should still answer; ask before you spend the budget."""
 
@@ -68,6 +70,8 @@ def init_task(
         status=task.status,
         next_step=f"Read {', '.join(files)} with edit_workspace(task_id='{task.id}', operation='view', path=...), "
         f"then start the baseline: run_training(task_id='{task.id}').",
+        guarantee=facts.standing.level.code,
+        guarantee_meaning=facts.standing.text,
         ledger_head=facts.head,
         budget=facts.budget,
         task_id=task.id,
@@ -76,7 +80,7 @@ def init_task(
         ledger_key=state.store.key_fingerprint,
         template=task.template,
         files=list(files),
-        workspace=str(state.state.task(task.id).workspace),
+        workspace=str(state.state.task(task.id).workspace) if state.connection == "stdio" else "",
         open_questions=list(task.spec.open_questions),
     )
     return structured(reply)

@@ -68,12 +68,13 @@ async def inspect_dataset(
     """
     ready = Dataset.list_names(state.settings.state)
     if not dataset:
-        return structured(_list(ready, ingestion.folders(state), page))
+        return structured(_list(state, ready, page))
     if dataset not in ready and (progress := await _ingest(state, dataset, ctx)) is not None:
         next_step = f"Call inspect_dataset(dataset='{dataset}') again; it waits a little each time."
         return structured(
             DatasetReply(
                 status="ingesting",
+                guarantee=state.standing().level.code,
                 next_step=next_step,
                 facts={"progress": progress},
                 ledger_head=state.store.head(f"dataset:{dataset}"),
@@ -91,6 +92,7 @@ async def inspect_dataset(
             else f"Page {page} of {pages}: the next is page {page + 1}."
             if page < pages
             else "Freeze the task with init_task when you know the data.",
+            guarantee=state.standing(chosen.name).level.code,
             ledger_head=state.store.head(f"dataset:{chosen.name}"),
             datasets=[chosen.name],
             facts=facts,
@@ -100,7 +102,8 @@ async def inspect_dataset(
     )
 
 
-def _list(ready: list[str], folders: list[str], page: int) -> DatasetReply:
+def _list(services: Services, ready: list[str], page: int) -> DatasetReply:
+    folders = ingestion.folders(services)
     names = pages_of([f"d{name}" for name in ready] + [f"f{name}" for name in folders])
     shown = _page(names, page)
     if not ready and not folders:
@@ -113,6 +116,7 @@ def _list(ready: list[str], folders: list[str], page: int) -> DatasetReply:
         next_step = "Call inspect_dataset(dataset=...) with one of these names."
     return DatasetReply(
         status="ok",
+        guarantee=services.standing().level.code,
         next_step=next_step,
         datasets=[name[1:] for name in shown if name[0] == "d"],
         folders=[name[1:] for name in shown if name[0] == "f"],

@@ -179,6 +179,7 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
     incumbent = services.store.incumbent(task.id)
     values: dict[str, Any] = {
         "status": run.status if run else task.status,
+        "guarantee": facts.standing.level.code,
         "ledger_head": facts.head,
         "budget": facts.budget,
         "task_id": task.id,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mcp.types import CallToolResult, ImageContent, TextContent
 from pydantic import BaseModel, ConfigDict, Field
 
+from clinloop.guarantee import Standing
 from clinloop.services import Services
 from clinloop.spec import PRESETS
 from clinloop.store.rows import RunRow, TaskRow
@@ -55,8 +56,9 @@ class Reply(Value):
     """State of what was asked about, or "ok"."""
     next_step: str
     """What to do next."""
-    guarantee: str = "L0"
-    """Guarantee level: L0 = honour (the agent's own shell could read the server's files; its submitted code cannot)."""
+    guarantee: str
+    """Guarantee level of this connection: L0 honour (the agent's own shell could read the vault; its submitted code cannot), L1 sealed,
+    L2 separate user, L3 remote."""
     ledger_head: str = ""
     """Newest hash of the ledger of the task (before there is one: of the dataset; empty where a reply is about neither); keep it,
     it anchors what happened so far."""
@@ -93,6 +95,7 @@ class TaskFacts(NamedTuple):
     task: TaskRow
     budget: Budget
     head: str
+    standing: Standing
 
 
 def task_facts(services: Services, task_id: str) -> TaskFacts:
@@ -108,7 +111,7 @@ def task_facts(services: Services, task_id: str) -> TaskFacts:
         smokes_left=left["smoke"],
         error_views_left=left["error_view"],
     )
-    return TaskFacts(task, budget, services.store.head(f"task:{task_id}"))
+    return TaskFacts(task, budget, services.store.head(f"task:{task_id}"), services.standing(task.dataset))
 
 
 def run_view(run: RunRow, *, hypothesis_cap: int = 300, message_cap: int = 600) -> RunView:

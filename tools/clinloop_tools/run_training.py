@@ -109,6 +109,7 @@ def _reply(services: Services, run: RunRow, *, is_new: bool, next_step: str) -> 
     reply = RunReply(
         status=run.status,
         next_step=f"Call read_validation(task_id='{run.task_id}', run='{run.name}') {next_step}.",
+        guarantee=facts.standing.level.code,
         ledger_head=facts.head,
         budget=facts.budget,
         task_id=run.task_id,

@@ -2,6 +2,7 @@
 
 What it reads in the task's ledger, and where:
 
+    guarantee   detail.level
     contract    detail.dataset_head, detail.spec_sha256, detail.request
     reserved    resource, amount, run; detail.revision, detail.hypothesis
     settled     run; detail.status, detail.score, detail.decision
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from pydantic import JsonValue, ValidationError
 
 import clinloop
+from clinloop import guarantee
 from clinloop.errors import BadInput
 from clinloop.files import sha256_file
 from clinloop.report.chain import (
@@ -142,6 +144,7 @@ def _checks(data: ReportData, file: Path, heads: Sequence[str], key: str | None)
     yield _budget(data, task)
     yield _runs(data, task)
     yield _choice(data)
+    yield _level(data, task)
     yield _opened_once([*task, *later])
     yield _frozen(data, task)
     yield _model(data, folder.parent / "model", task)
@@ -243,6 +246,14 @@ def _choice(data: ReportData) -> Check:
     if drop.test is not None and not _same(drop.validation - drop.test, drop.drop):
         problems.append(f"the drop is {drop.validation - drop.test}, the report states {drop.drop}")
     return outcome("choice of the model", problems, f"run {data.incumbent}, accepted on validation")
+
+
+def _level(data: ReportData, task: Sequence[LedgerRow]) -> Check:
+    recorded = [str(detail.get("level")) for detail in details(task, "guarantee")]
+    least, stated = guarantee.lowest(recorded).code, data.guarantee.level
+    problems = [] if stated == least else [f"the report states {stated}, the lowest level in the ledger is {least}"]
+    found = ", ".join(dict.fromkeys(recorded)) or "no level, which counts as L0"
+    return outcome("guarantee level", problems, f"{stated}; the ledger has {found}")
 
 
 def _opened_once(task: Sequence[LedgerRow]) -> Check:

@@ -89,9 +89,7 @@ class Launch:
         """Between fork and exec: join the groups, set limits, build the mounts, drop to the sandbox uid."""
         try:
             cgroups.join(groups)
-            Path("/proc/self/oom_score_adj").write_text(
-                "500", encoding="ascii"
-            )  # on a full host this job goes before the server
+            linux.end_first_on_a_full_host()
             limits = self._job.limits
             largest = max(limits.out_bytes, limits.tmp_bytes, limits.shm_bytes)
             for kind, value in {

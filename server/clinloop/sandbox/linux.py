@@ -21,7 +21,7 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_IDMAP = 1, 2, 4, 0x100000
 _MS_NOSUID, _MS_NODEV, _MS_PRIVATE, _MS_REC = 2, 4, 1 << 18, 1 << 14
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 3, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,6 +95,16 @@ def enter_private_mounts(scratch: str) -> None:
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+
+
+def end_first_on_a_full_host() -> None:
+    """Let the kernel end this process before others when memory ends; for the child of a fork, a process with closed memory too."""
+    closed = _libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
+    if closed:  # else its /proc files belong to root
+        _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
+    Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    if closed:
+        _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
 
 
 def id_map(owner: tuple[int, int], shown: int) -> int:

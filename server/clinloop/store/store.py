@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clinloop.errors import BudgetExceeded
+from clinloop.guarantee import Level, lowest
 from clinloop.signing import fingerprint
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
@@ -47,6 +48,10 @@ class Store(Tasks, Runs, Gpus):
     def key_fingerprint(self) -> str:
         """Fingerprint of that key: what a person notes."""
         return fingerprint(self.public_key)
+
+    def recorded_level(self, task_id: str) -> Level:
+        """Return the lowest guarantee level that was recorded while a task was worked on."""
+        return lowest(row.detail["level"] for row in self.ledger(f"task:{task_id}") if row.event == "guarantee")
 
     def balance(self, task_id: str) -> dict[str, int]:
         """Return what a task has left of each resource."""

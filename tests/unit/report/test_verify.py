@@ -105,12 +105,17 @@ def add_free_run(content: dict[str, Any]) -> None:
     seal(content)
 
 
+def claim_more(content: dict[str, Any]) -> None:
+    content["guarantee"] |= {"level": "L2", "name": "separate user"}
+
+
 def shift_scores(content: dict[str, Any]) -> None:
     for metric in content["final"]:
         metric["refined"]["value"] += 0.01
 
 
 CHANGES: dict[str, tuple[Edit, set[str], str]] = {
+    "higher guarantee": (claim_more, {"guarantee level"}, "the report states L2, the lowest level in the ledger is L0"),
     "edited row": (
         lambda c: row_of(c, "settled")["detail"].update(score=0.99),
         {"ledger of the task", "runs"},
