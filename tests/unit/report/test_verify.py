@@ -58,7 +58,7 @@ def test_honest_report_passes_every_check(task: Path, scored_data: ReportData) -
         verification = verify(path, heads=[scored_data.ledger_head])
         assert failed(verification) == {}
         assert verification.ok
-        assert len({check.name for check in verification.checks}) == len(verification.checks) == 20
+        assert len({check.name for check in verification.checks}) == len(verification.checks) == 21
 
 
 def test_head_noted_earlier_is_found_and_says_what_it_does_not_cover(task: Path, scored_data: ReportData) -> None:
