@@ -52,12 +52,10 @@ def train(
     `started(ref, deadline_unix)` is called as soon as the sandbox runs. /out is harvested into `folder.out` before this returns.
     What an attempt of a dead supervisor left of this training is ended and removed first.
     """
-    smoke = run.mode == "smoke"
-    seconds = context.preset.smoke_seconds if smoke else context.preset.train_seconds
-    deadline_unix, deadline = time.time() + seconds, time.monotonic() + seconds + GRACE_S
-    cap = min(5, context.preset.validations) if smoke else context.preset.validations
-    name = job_name(run, "train")
-    _make_empty(context, name, folder.out)
+    seconds = _train_seconds(context, run)
+    deadline_unix = time.time() + seconds
+    job = _training_job(context, run, folder, cases)
+    _make_empty(context, job.name, folder.out)
     remove_tree(folder.session)
     folder.validations.unlink(missing_ok=True)
     _write_session(
@@ -67,38 +65,83 @@ def train(
         "train",
         train_seconds=seconds,
         deadline_unix=deadline_unix,
-        validations_cap=cap,
+        validations_cap=_validations_cap(context, run),
     )
+    begun = time.monotonic()
+    context.sandbox.start(job)
+    try:
+        started(job.name, deadline_unix)
+    except BaseException:
+        context.sandbox.stop(job.name)
+        raise
+    return _watch_training(context, run, folder, cases, job, begun=begun, should_stop=should_stop)
+
+
+def resume_training(
+    context: TaskContext, run: RunRow, folder: RunFolder, cases: Cases, *, should_stop: Callable[[], bool]
+) -> Ending | None:
+    """Go on with the training of a dead supervisor, or harvest it if it has ended meanwhile; None when it died with its supervisor.
+
+    The deadline stays the one that the code was told.
+    """
+    job = _training_job(context, run, folder, cases)
+    if not context.sandbox.adopt(job):
+        return None
+    seconds = _train_seconds(context, run)
+    left = min((run.deadline_unix or 0.0) - time.time(), seconds)  # the clock may have been set back
+    begun = time.monotonic() - (seconds - left)
+    return _watch_training(context, run, folder, cases, job, begun=begun, should_stop=should_stop)
+
+
+def _train_seconds(context: TaskContext, run: RunRow) -> float:
+    return context.preset.smoke_seconds if run.mode == "smoke" else context.preset.train_seconds
+
+
+def _validations_cap(context: TaskContext, run: RunRow) -> int:
+    return min(5, context.preset.validations) if run.mode == "smoke" else context.preset.validations
+
+
+def _training_job(context: TaskContext, run: RunRow, folder: RunFolder, cases: Cases) -> Job:
     inputs = [Mount(context.folder.run(earlier).out, f"/inputs/{earlier}") for earlier in run.inputs]
     data = [Mount(cases.table, "/data/cases.csv"), *_data_mounts(context.dataset)]
     weights = [Mount(context.settings.weights, "/weights")] if context.settings.weights else []
-    job = _job(
+    return _job(
         context,
-        name=name,
+        name=job_name(run, "train"),
         argv=("python", "train.py"),
         code=folder.code,
         session=folder.session,
         mounts=(*data, *inputs, *weights, Mount(folder.out, "/out", writable=True)),
-        wall_seconds=seconds + GRACE_S,
+        wall_seconds=_train_seconds(context, run) + GRACE_S,
         log=folder.log("train"),
     )
-    answers = _Answers(context, folder, cases.truth, cap)
-    begun = time.monotonic()
-    ref = context.sandbox.start(job)
+
+
+def _watch_training(
+    context: TaskContext,
+    run: RunRow,
+    folder: RunFolder,
+    cases: Cases,
+    job: Job,
+    *,
+    begun: float,
+    should_stop: Callable[[], bool],
+) -> Ending:
+    answers = _Answers(context, folder, cases.truth, _validations_cap(context, run))
+    deadline = begun + job.wall_seconds
     exit: Exit | None = None
-    reason: EndReason | None = None
+    reason: EndReason | None = "deadline" if time.monotonic() > deadline else "stopped" if should_stop() else None
     try:
-        started(ref, deadline_unix)
-        while (exit := context.sandbox.wait(ref, _POLL_S)) is None and reason is None:
+        while reason is None and (exit := context.sandbox.wait(job.name, _POLL_S)) is None:
             answers.serve(time.monotonic() - begun)
             if time.monotonic() > deadline:
                 reason = "deadline"
             elif should_stop():
                 reason = "stopped"
     finally:
-        context.sandbox.stop(ref)
+        context.sandbox.stop(job.name)
     _confirm_gpus(context, job, exit)
-    elapsed = time.monotonic() - begun
+    elapsed = min(time.monotonic() - begun, job.wall_seconds)
     return _judge_training(exit, reason, has_checkpoint=folder.checkpoint.is_file(), seconds=elapsed)
 
 
@@ -289,7 +332,11 @@ class _Answers:
 
     def __init__(self, context: TaskContext, folder: RunFolder, truth: Path, cap: int) -> None:
         self._context, self._folder, self._truth, self._cap = context, folder, truth, cap
-        self._next, self._best = 1, None
+        earlier = folder.read_validations()  # of a supervisor that died
+        scores = [line["score"] for line in earlier if "score" in line]
+        is_higher_better = service.is_higher_better(context.task.spec.primary_metric)
+        self._next = len(earlier) + 1
+        self._best = (max(scores) if is_higher_better else min(scores)) if scores else None
 
     def serve(self, seconds: float) -> None:
         """Answer the next submission if there is one."""

@@ -32,16 +32,13 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
     try:
         here = context.assemble(store, task_id, launch_settings, backend=run.facts.get("backend", ""))
         folder = here.folder.run(run.name)
-        if run.status == "training":
-            _abandon(store, here, run)
-            return
         here = _wait_for_gpus(store, here, run)
         if here is None:
             return
         cases = context.cases_of(here, run, folder)
         context.export_code(here, run, folder)
         facts: dict[str, Any] = dict(run.facts)
-        if run.status == "queued" and not _train(store, here, run, folder, cases, facts):
+        if run.status in ("queued", "training") and not _train(store, here, run, folder, cases, facts):
             return
         if run.status == "scoring" or _predict(store, here, run, folder, cases, facts):
             _score(store, here, run, folder, cases, facts)
@@ -104,9 +101,20 @@ def _train(
             facts=json.dumps(facts),
         )
 
-    ending = execution.train(
-        here, run, folder, cases, started=started, should_stop=lambda: store.run(run.task_id, run.name).stop_requested
-    )
+    def should_stop() -> bool:
+        return store.run(run.task_id, run.name).stop_requested
+
+    if run.status == "training":
+        resumed = execution.resume_training(here, run, folder, cases, should_stop=should_stop)
+        if resumed is None:
+            _abandon(store, here, run)
+            return False
+        ending = resumed
+        store.record(
+            f"task:{run.task_id}", "resumed", {"note": "the supervisor died while the run trained"}, run=run.name
+        )
+    else:
+        ending = execution.train(here, run, folder, cases, started=started, should_stop=should_stop)
     facts |= {"train_seconds": round(ending.seconds, 1), "train_end": ending.reason}
     if ending.reason == "stopped":
         store.settle_run(
@@ -213,7 +221,7 @@ def _score(
 
 
 def _abandon(store: Store, here: TaskContext, run: RunRow) -> None:
-    """Settle a run whose supervisor died while it trained: its sandbox is ended, the unit is given back."""
+    """Settle a run that died with its supervisor while it trained: its sandbox is ended, the unit is given back."""
     try:
         execution.end_jobs(here, run)
     except SandboxUnavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
@@ -41,6 +42,24 @@ def strict_lab(state: Path) -> Generator[Lab]:
     lab = Lab(Services(settings))
     yield lab
     end_supervisors(state)
+
+
+@pytest.fixture
+def docker_lab(state: Path) -> Generator[Lab]:
+    """Runs are containers with small limits, of the smallest image; code sees the packages of that one."""
+    settings = load_settings(state, sandbox="docker", image="minimal", limits=SMALL)
+    docker = backends.load_backend("docker", settings)
+    probe = docker.probe()
+    if not probe.usable:
+        pytest.skip(f"Docker cannot be used here: {probe.problem}")
+    if docker.find_environment("minimal") is None:
+        pytest.skip("the image 'minimal' is not built; clinloop images build minimal")
+    lab = Lab(Services(settings))
+    yield lab
+    end_supervisors(state)
+    for task in lab.store.tasks():
+        if left := lab.containers(task.id):
+            subprocess.run(["docker", "rm", "--force", *left], check=True, capture_output=True)
 
 
 def end_supervisors(state: Path) -> None:

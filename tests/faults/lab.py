@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from clinloop import context, evaluation, runs, signing
 from clinloop.datasets.dataset import Dataset
 from clinloop.report.verify import verify
+from clinloop.sandbox import container
 from clinloop.scoring import classification
 from clinloop.services import Services
 from clinloop.spec import SpecFacts, TaskSpec, freeze
@@ -192,6 +194,19 @@ class Lab:
         below = str(self.services.settings.state) + "/"
         return [line.split()[1] for line in lines if line.split()[1].startswith(below)]
 
+    def containers(self, task_id: str) -> list[str]:
+        """Return the names of all containers of a task, running or not."""
+        if self.services.settings.sandbox != "docker":
+            return []
+        label = f"label={container.INSTANCE}={container.instance_of(self.services.settings.state)}"
+        listed = subprocess.run(
+            ["docker", "ps", "--all", "--format", "{{.Names}}", "--filter", label],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [name for name in listed.stdout.split() if task_id in name]
+
     # what must hold ------------------------------------------------------------------------------------------------
 
     def events(self, task_id: str, run: str | None = None) -> list[str]:
@@ -221,9 +236,12 @@ class Lab:
                 run,
                 events,
             )
-        assert sum(row.event == "unsealing" for row in chain) <= 1
+        for event in ("contract", "unsealing", "scored"):
+            assert sum(row.event == event for row in chain) <= 1, event
+        assert sum(row.event in TERMINAL for row in chain) == (self.store.task(task_id).status in TERMINAL)
         assert not [holder for holder in self.store.leased_gpus().values() if holder.startswith(f"{task_id}/")]
         assert self.sandbox_processes(task_id) == []
+        assert self.containers(task_id) == []
         assert self.mounts() == []
         assert not list((self.services.settings.state / "sandboxes").glob(f"{task_id}-*"))
         with sqlite3.connect(self.services.settings.state / "clinloop.sqlite") as connection:

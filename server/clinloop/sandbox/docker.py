@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import platform
-import stat
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -207,14 +206,17 @@ class Docker:
         }
 
     def adopt(self, job: Job) -> bool:
-        """Take over the container of a dead caller, running or ended: its log is written anew from what the engine kept."""
+        """Take over the container of a dead caller, running or ended: its log is written anew from what the engine kept.
+
+        True also for one that the caller had removed already: what it wrote waits to be collected by `stop`.
+        """
         record = self._records.load(job.name)
         name = container.name_of(self._state, job.name)
         with self._engine(f"asked for {job.name}") as client:
             state = _state_of(client, name)
-            if record is None or state is None or state["Status"] == "created":
+            if record is None or not record.tiers or (state is not None and state["Status"] == "created"):
                 return False
-            if job.name not in self._jobs:
+            if job.name not in self._jobs and state is not None and record.exit is None:
                 output = Output(self._attach(name, replay=True), LogFile(job.log, job.limits.log_bytes))
                 self._jobs[job.name] = _Attached(record, output)
         return True
@@ -309,6 +311,7 @@ class Docker:
     def _connect(self) -> APIClient:
         from docker import APIClient
 
+        _knock(Path(self._settings.engine.removeprefix("unix://")))
         client = APIClient(base_url=self._settings.engine, timeout=_TIMEOUT_S, version=self._api_version)
         self._api_version = client.api_version  # asked for once
         return client
@@ -336,23 +339,28 @@ class Docker:
                 f"The container engine refused ({error.status_code}): {reason}.{_hint(reason)}"
             ) from error
         except (DockerException, requests.RequestException) as error:
-            raise SandboxUnavailable(self._unreachable()) from error
+            raise SandboxUnavailable("The container engine does not answer; see its log, or use bubblewrap.") from error
 
-    def _unreachable(self) -> str:
-        path = Path(self._settings.engine.removeprefix("unix://"))
+
+def _knock(path: Path) -> None:
+    """Raise SandboxUnavailable where no engine listens, or not for this user."""
+    with socket.socket(socket.AF_UNIX) as knock:
         try:
-            is_socket = stat.S_ISSOCK(path.stat().st_mode)
+            knock.connect(str(path))
+        except PermissionError as error:
+            raise SandboxUnavailable(
+                "A container engine is there, but this user may not use it. Whoever may is as good as root, so do not add an agent's user: run "
+                "clinloop as a service of its own, or use bubblewrap."
+            ) from error
         except OSError as error:
-            is_socket = error.errno == errno.EACCES
-        if is_socket and not os.access(path, os.R_OK | os.W_OK):
-            return (
-                "A container engine is there, but this user may not use it; whoever may is as good as root, so do not add an agent's user: run clinloop "
-                "as a service of its own, or use bubblewrap."
-            )
-        return "No container engine answers; start Docker (systemctl start docker, or dockerd) or use bubblewrap."
+            raise SandboxUnavailable(
+                "No container engine answers; start Docker (systemctl start docker, or dockerd) or use bubblewrap."
+            ) from error
 
 
 def _hint(reason: str) -> str:
+    if "No such image" in reason:
+        return " The custodian builds it with: clinloop images build"
     if "could not select device driver" in reason:
         return " Install the NVIDIA container toolkit, then restart the engine."
     return ""
