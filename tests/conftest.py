@@ -19,6 +19,13 @@ CLASSES = {"nevus": (150, 100, 80), "melanoma": (120, 80, 75), "keratosis": (140
 """Mean colours, close enough that a linear model errs."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=24, help="kills of tests/faults/test_soak.py (default 24; 200 take minutes)"
+    )
+    parser.addoption("--seed", type=int, default=0, help="seed of the random kills")
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import IO
 
 from clinloop.failpoints import FAILPOINTS, UNCOMMITTED
 
@@ -34,57 +33,68 @@ def failpoints(*kinds: str, without: Iterable[str] = ()) -> list[str]:
 
 
 class Victim:
-    """One process that acts as a server until it dies at its failpoint, and the supervisor that it launches."""
+    """One process that acts as a server until it dies at its failpoint, and the supervisor of `carried` that it launches."""
 
-    def __init__(self, lab: Lab, what: str, task: str, failpoint: str, stderr: IO[bytes]) -> None:
-        self._lab, self._what, self.task, self._stderr = lab, what, task, stderr
+    def __init__(self, lab: Lab, what: str, task: str, carried: str, failpoint: str) -> None:
+        self._lab, self.task, self._carried = lab, task, carried
         self.name, _, victim = failpoint.partition(",")
-        self.victim = victim or "self"
+        self._who = victim or "self"
+        folder = lab.services.state.task(task)
+        self._log = (folder.final if carried == "finalize" else folder.run(carried).root) / "supervisor.log"
+        self._log_begin = len(self._supervisor_log())
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self.process = subprocess.Popen(
             [sys.executable, str(VICTIM), json.dumps(lab.services.launch_settings), what, task],
-            env=os.environ | {"CLINLOOP_FAILPOINT": failpoint},
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
+            env=os.environ | ({"CLINLOOP_FAILPOINT": failpoint} if failpoint else {}),
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
         )
+
+    def __enter__(self) -> Victim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        kill(self.process.pid)
+        self.process.wait()
+        self._output.close()
+
+    def killed_at(self) -> str:
+        """Return the failpoint at which somebody was killed; "" before that."""
+        for line in [*self._printed().splitlines(), *self._supervisor_log()[self._log_begin :].splitlines()]:
+            if line.startswith(b"killed at failpoint "):
+                return line.decode().rpartition(" ")[2]
+        return ""
+
+    def is_done(self) -> bool:
+        """Tell whether the server has done its one thing, or has died."""
+        return b"done\n" in self._printed() or self.process.poll() is not None
+
+    def supervisors(self) -> list[int]:
+        return self._lab.supervisors(self.task, self._carried)
 
     def await_kill(self, within_s: float = 60) -> None:
         """Wait for the kill, and check that those died who were to die, there and nowhere else."""
-        until(self._was_reached, within_s, every_s=0.01)
+        assert until(self.killed_at, within_s, every_s=0.01) == self.name
         in_server = self.name.startswith(IN_SERVER)
-        if in_server or self.victim != "self":
+        if in_server or self._who != "self":
             assert self.process.wait(timeout=10) == -9
         else:
             assert self.process.poll() is None, "the server died too"
-        if not in_server and self.victim != "server":
-            until(lambda: not self._supervisors(), 10, every_s=0.01)
+        if not in_server and self._who != "server":
+            until(lambda: not self.supervisors(), 10, every_s=0.01)
 
-    def _was_reached(self) -> bool:
-        line = f"killed at failpoint {self.name}\n".encode()
-        self._stderr.seek(0)
-        written = self._stderr.read()
-        assert b"Traceback" not in written, written.decode()
-        log = self._folder() / "supervisor.log"
-        return line in written or (log.exists() and line in log.read_bytes())
+    def _printed(self) -> bytes:
+        self._output.seek(0)
+        text = self._output.read()
+        assert b"Traceback" not in text, text.decode()
+        return text
 
-    def _folder(self) -> Path:
-        folder = self._lab.services.state.task(self.task)
-        return folder.final if self._is_finalize() else folder.run("run0").root
-
-    def _supervisors(self) -> list[int]:
-        return self._lab.supervisors(self.task, "finalize" if self._is_finalize() else "run0")
-
-    def _is_finalize(self) -> bool:
-        return self._lab.store.task(self.task).status not in ("preparing", "open") or self._what == "finalize"
+    def _supervisor_log(self) -> bytes:
+        return self._log.read_bytes() if self._log.exists() else b""
 
 
 @contextlib.contextmanager
-def victims(lab: Lab, what: str, *deaths: tuple[str, str]) -> Generator[list[Victim]]:
+def victims(lab: Lab, what: str, carried: str, *deaths: tuple[str, str]) -> Generator[list[Victim]]:
     """Start a server for each (task, failpoint[,who]), all at once; those that live are ended at the end."""
     with contextlib.ExitStack() as stack:
-        started: list[Victim] = []
-        for task, failpoint in deaths:
-            victim = Victim(lab, what, task, failpoint, stack.enter_context(tempfile.TemporaryFile()))
-            stack.callback(victim.process.wait)
-            stack.callback(kill, victim.process.pid)
-            started.append(victim)
-        yield started
+        yield [stack.enter_context(Victim(lab, what, task, carried, failpoint)) for task, failpoint in deaths]

@@ -51,7 +51,7 @@ def dying(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", INIT)
 def test_a_task_whose_server_is_killed_while_it_makes_it_is_made_by_the_same_call(lab: Lab, name: str) -> None:
-    with victims(lab, "init", ("", name)) as (server,):
+    with victims(lab, "init", "run0", ("", name)) as (server,):
         assert server.process.wait(timeout=60) == -9
 
     task = victim.init(fresh(lab).services)
@@ -80,7 +80,7 @@ def test_a_run_in_bubblewrap_that_is_killed_at_a_failpoint_has_one_end_and_is_ch
 
 def the_run_ends_once(lab: Lab, name: str) -> None:
     deaths = [(lab.task(TRAIN, PREDICT), death) for death in dying(name)]
-    with victims(lab, "full", *deaths) as servers:
+    with victims(lab, "full", "run0", *deaths) as servers:
         for server in servers:
             server.await_kill()
         if name == f"run:reserved{UNCOMMITTED}":
@@ -124,7 +124,7 @@ def test_an_evaluation_that_is_killed_at_a_failpoint_touches_the_test_set_once_a
     lab = trained_lab
     tasks = [task.id for task in lab.store.tasks()]
     deaths = list(zip(tasks, dying(name), strict=False))
-    with victims(lab, "finalize", *deaths) as servers:
+    with victims(lab, "finalize", "finalize", *deaths) as servers:
         for server in servers:
             server.await_kill()
         if name == f"finalize:started{UNCOMMITTED}":
@@ -164,7 +164,7 @@ def test_an_evaluation_that_fails_and_is_killed_as_it_says_so_says_so_once(lab: 
     for task, _ in deaths:
         assert lab.full(task).status == "succeeded"
     end, event = ("invalid", "invalid") if name.startswith("finalize:invalid") else ("open", "rehearsal_failed")
-    with victims(lab, "finalize", *deaths) as servers:
+    with victims(lab, "finalize", "finalize", *deaths) as servers:
         for server in servers:
             server.await_kill()
         another = fresh(lab)
@@ -207,5 +207,6 @@ def one_after_the_other(lab: Lab, what: str, task: str, names: list[str]) -> Non
     """Let a server and its supervisor die at each failpoint in turn, each time with a fresh server that goes on."""
     for name in names:
         is_recorded = lab.store.runs(task) if what == "full" else lab.store.task(task).status != "open"
-        with victims(lab, "recover" if is_recorded else what, (task, f"{name},both")) as (server,):
+        carried = "finalize" if what == "finalize" else "run0"
+        with victims(lab, "recover" if is_recorded else what, carried, (task, f"{name},both")) as (server,):
             server.await_kill()

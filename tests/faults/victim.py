@@ -32,7 +32,8 @@ def main(launch_settings: str, what: str, task: str) -> None:
     elif what == "full":
         runs.start(services, task, mode="full", hypothesis="It is worth trying because nothing else was tried.")
     elif what == "finalize":
-        evaluation.start(services, task, "run0")
+        incumbent = services.store.incumbent(task)
+        evaluation.start(services, task, incumbent.name if incumbent else "")
     else:
         runs.recover(services, task)
     print("done", flush=True)
