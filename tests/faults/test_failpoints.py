@@ -78,6 +78,17 @@ def test_a_run_in_bubblewrap_that_is_killed_at_a_failpoint_has_one_end_and_is_ch
     the_run_ends_once(strict_lab, name)
 
 
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    "name",
+    [f"run:training{UNCOMMITTED}", "run:training", f"run:predicting{UNCOMMITTED}", "predict:started", "run:scoring"],
+)
+def test_a_run_in_docker_that_is_killed_at_a_failpoint_has_one_end_and_is_charged_once(
+    docker_lab: Lab, name: str
+) -> None:
+    the_run_ends_once(docker_lab, name)
+
+
 def the_run_ends_once(lab: Lab, name: str) -> None:
     deaths = [(lab.task(TRAIN, PREDICT), death) for death in dying(name)]
     with victims(lab, "full", "run0", *deaths) as servers:
