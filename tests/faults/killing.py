@@ -37,8 +37,7 @@ class Victim:
 
     def __init__(self, lab: Lab, what: str, task: str, carried: str, failpoint: str) -> None:
         self._lab, self.task, self._carried = lab, task, carried
-        self.name, _, victim = failpoint.partition(",")
-        self._who = victim or "self"
+        self.name, self._who = [*failpoint.split(","), "self"][:2]
         folder = lab.services.state.task(task)
         self._log = (folder.final if carried == "finalize" else folder.run(carried).root) / "supervisor.log"
         self._log_begin = len(self._supervisor_log())

@@ -29,6 +29,10 @@ FINALIZE = failpoints("finalize:", without=("finalize:reopened", "finalize:inval
 OTHER_ENDS = failpoints("finalize:reopened", "finalize:invalid")
 LOSES = ("run:training", f"run:predicting{UNCOMMITTED}")
 """Where the death of the supervisor loses the run: its training has begun, and its end is not recorded."""
+WHILE_OPEN = FINALIZE[FINALIZE.index("finalize:unsealing") : FINALIZE.index("finalize:evaluated")]
+"""Where the death of the supervisor is a touch of the test set that the record must show."""
+ONCE = ("evaluation_started", "unsealing", "scored", "evaluated")
+"""Events that a task that was evaluated has once."""
 GOES_ON = ("run:launched", "finalize:launched")
 """Where a supervisor lives already whom nobody kills."""
 
@@ -44,9 +48,9 @@ def fresh(lab: Lab) -> Lab:
     return another
 
 
-def dying(name: str) -> list[str]:
-    """Return the failpoint with each of those who may die there."""
-    return [name] if name.startswith(IN_SERVER) else [f"{name},{who}" for who in WHO]
+def dying(name: str, nth: int = 1) -> list[str]:
+    """Return the failpoint with each of those who may die there, when it is reached for the nth time."""
+    return [name] if name.startswith(IN_SERVER) else [f"{name},{who},{nth}" for who in WHO]
 
 
 @pytest.mark.parametrize("name", INIT)
@@ -101,7 +105,7 @@ def the_run_ends_once(lab: Lab, name: str) -> None:
         another = fresh(lab)
         for task, death in deaths:
             run = another.end(another.store.run(task, "run0"))
-            is_lost = name in LOSES and not death.endswith("server")
+            is_lost = name in LOSES and "server" not in death
             assert run.status == ("lost" if is_lost else "succeeded"), (death, run)
             assert lab.charged(task) == (0 if is_lost else 1), death
             until(lambda task=task: not lab.supervisors(task, "run0"), 10)
@@ -132,9 +136,32 @@ def trained_lab(trained: Path, tmp_path: Path) -> Generator[Lab]:
 def test_an_evaluation_that_is_killed_at_a_failpoint_touches_the_test_set_once_and_ends(
     trained_lab: Lab, name: str
 ) -> None:
-    lab = trained_lab
+    the_evaluation_ends_once(trained_lab, name)
+
+
+@pytest.mark.parametrize("nth", [1, 4], ids=["rehearsing", "predicting"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "trained_lab",
+        pytest.param("strict_lab", marks=pytest.mark.sandbox),
+        pytest.param("docker_lab", marks=pytest.mark.sandbox),
+    ],
+    ids=["plain", "bubblewrap", "docker"],
+)
+def test_an_evaluation_that_is_killed_while_a_model_predicts_touches_the_test_set_once_and_ends(
+    request: pytest.FixtureRequest, backend: str, nth: int
+) -> None:
+    lab: Lab = request.getfixturevalue(backend)
+    if not lab.store.tasks():
+        for run in [lab.start(lab.task(TRAIN, PREDICT)) for _ in WHO]:
+            lab.end(run)
+    the_evaluation_ends_once(lab, "predict:started", nth)
+
+
+def the_evaluation_ends_once(lab: Lab, name: str, nth: int = 1) -> None:
     tasks = [task.id for task in lab.store.tasks()]
-    deaths = list(zip(tasks, dying(name), strict=False))
+    deaths = list(zip(tasks, dying(name, nth), strict=False))
     with victims(lab, "finalize", "finalize", *deaths) as servers:
         for server in servers:
             server.await_kill()
@@ -145,15 +172,13 @@ def test_an_evaluation_that_is_killed_at_a_failpoint_touches_the_test_set_once_a
         for task, death in deaths:
             assert another.evaluated(task).status == "evaluated", death
             until(
-                lambda task=task: not runs.recover(another.services, task) and not lab.supervisors(task, "finalize"), 30
+                lambda task=task: not runs.recover(another.services, task) and not lab.supervisors(task, "finalize"),
+                30,
             )
+        for task, death in deaths:
             events = lab.events(task)
-            assert [events.count(event) for event in ("evaluation_started", "unsealing", "scored", "evaluated")] == [
-                1
-            ] * 4
-            is_touched_again = not death.endswith("server") and FINALIZE.index("finalize:unsealing") <= FINALIZE.index(
-                name
-            ) < FINALIZE.index("finalize:evaluated")
+            assert [events.count(event) for event in ONCE] == [1] * len(ONCE)
+            is_touched_again = "server" not in death and (name in WHILE_OPEN or nth > 2)
             assert events.count("evaluation_resumed") == is_touched_again, (death, events)
             report = json.loads((lab.services.state.task(task).report / "report.json").read_text(encoding="utf-8"))
             assert ("resumed" in report["integrity"]["touched"]) is is_touched_again
@@ -208,9 +233,8 @@ def test_an_evaluation_whose_server_and_supervisor_die_at_one_failpoint_after_th
     assert lab.evaluated(task).status == "evaluated"
     until(lambda: not runs.recover(lab.services, task) and not lab.supervisors(task, "finalize"), 30)
     events = lab.events(task)
-    assert [events.count(event) for event in ("evaluation_started", "unsealing", "scored", "evaluated")] == [1] * 4
-    after = FINALIZE[FINALIZE.index("finalize:unsealing") : FINALIZE.index("finalize:evaluated")]
-    assert events.count("evaluation_resumed") == len(after) - 1  # every touch is in the record
+    assert [events.count(event) for event in ONCE] == [1] * len(ONCE)
+    assert events.count("evaluation_resumed") == len(WHILE_OPEN) - 1  # every touch is in the record
     lab.check(task)
 
 
