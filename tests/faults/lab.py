@@ -188,11 +188,12 @@ class Lab:
                 found.append(" ".join(command))
         return found
 
-    def mounts(self) -> list[str]:
-        """Return the mount points below the state folder."""
+    def mounts(self, task_id: str) -> list[str]:
+        """Return the mount points of a task below the state folder."""
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
         below = str(self.services.settings.state) + "/"
-        return [line.split()[1] for line in lines if line.split()[1].startswith(below)]
+        points = [line.split()[1] for line in lines]
+        return [point for point in points if point.startswith(below) and task_id in point]
 
     def containers(self, task_id: str) -> list[str]:
         """Return the names of all containers of a task, running or not."""
@@ -242,7 +243,7 @@ class Lab:
         assert not [holder for holder in self.store.leased_gpus().values() if holder.startswith(f"{task_id}/")]
         assert self.sandbox_processes(task_id) == []
         assert self.containers(task_id) == []
-        assert self.mounts() == []
+        assert self.mounts(task_id) == []
         assert not list((self.services.settings.state / "sandboxes").glob(f"{task_id}-*"))
         with sqlite3.connect(self.services.settings.state / "clinloop.sqlite") as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

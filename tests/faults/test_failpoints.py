@@ -107,6 +107,7 @@ def the_run_ends_once(lab: Lab, name: str) -> None:
             run = another.end(another.store.run(task, "run0"))
             is_lost = name in LOSES and "server" not in death
             assert run.status == ("lost" if is_lost else "succeeded"), (death, run)
+            assert is_lost or (run.decision, run.score) == ("accepted", 0.5), run
             assert lab.charged(task) == (0 if is_lost else 1), death
             until(lambda task=task: not lab.supervisors(task, "run0"), 10)
         for task, _ in deaths:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 import time
@@ -16,7 +15,6 @@ from mcp import Client
 from clinloop import evaluation, runs
 from clinloop.app import build
 from clinloop.errors import BadInput, BudgetExceeded, NotNow
-from clinloop.report.verify import verify
 
 from .lab import Lab, predict_code, train_code, until
 
@@ -232,36 +230,6 @@ def test_an_honest_predictor_passes_canaries_and_order_audit(lab: Lab) -> None:
     lab.check(task)
 
 
-CUTS = [
-    *((phase, "lab") for phase in ("freezing", "rehearsing", "predicting", "scoring", "writing")),
-    *(pytest.param(phase, "strict_lab", marks=pytest.mark.sandbox) for phase in ("rehearsing", "predicting")),
-]
-"""(phase of the evaluation in which it is cut off, lab fixture)"""
-
-
-@pytest.mark.parametrize(("phase", "backend"), CUTS)
-def test_an_evaluation_whose_supervisor_is_killed_is_carried_to_its_end(
-    request: pytest.FixtureRequest, phase: str, backend: str
-) -> None:
-    lab: Lab = request.getfixturevalue(backend)
-    task = lab.task(predict=predict_code(BY_PIXELS + "time.sleep(0.3)"))
-    lab.full(task)
-    lab.finalize(task)
-    until(lambda: lab.store.task(task).phase.startswith(phase), 60, every_s=0.002)
-    time.sleep(0.2 if phase in ("rehearsing", "predicting") else 0)
-
-    lab.kill_supervisor(task, "finalize")
-    ended = lab.evaluated(task)
-
-    assert ended.status == "evaluated", ended
-    events = lab.events(task)
-    assert events.count("unsealing") == 1
-    was_open = phase in ("predicting", "scoring", "writing")
-    assert ("evaluation_resumed" in events) is was_open, events
-    assert ("resumed" in report_of(lab, task)["integrity"]["touched"]) is was_open
-    lab.check(task)
-
-
 def test_an_evaluation_that_is_cut_off_twice_while_it_predicts_test_images_is_invalid(lab: Lab) -> None:
     task = lab.task(predict=predict_code(BY_PIXELS + "time.sleep(0.5)"))
     lab.full(task)
@@ -275,38 +243,3 @@ def test_an_evaluation_that_is_cut_off_twice_while_it_predicts_test_images_is_in
     assert lab.evaluated(task).status == "invalid"
     assert "interrupted twice" in (lab.services.state.task(task).final / "failure.txt").read_text()
     lab.check(task)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_evaluations_killed_at_a_random_moment_end_once_and_their_report_verifies(lab: Lab, seed: int) -> None:
-    task = lab.task(predict=predict_code(BY_PIXELS))
-    lab.full(task)
-    lab.finalize(task)
-    time.sleep(random.Random(seed).uniform(0.0, 9.0))
-    if lab.supervisors(task, "finalize"):
-        lab.kill_supervisor(task, "finalize")
-
-    ended = lab.evaluated(task)
-    until(lambda: not runs.recover(lab.services, task) and not lab.supervisors(task, "finalize"), 30)
-
-    assert ended.status == "evaluated"
-    assert lab.events(task).count("unsealing") == lab.events(task).count("evaluated") == 1
-    assert verify(lab.services.state.task(task).report).ok
-    lab.check(task)
-
-
-def test_an_evaluation_killed_between_its_end_and_the_seal_is_sealed_by_the_next_server(lab: Lab) -> None:
-    task = lab.task(predict=predict_code(BY_PIXELS))
-    lab.full(task)
-    lab.finalize(task)
-    lab.evaluated(task)
-    seal: Path = lab.services.state.task(task).report / "seal.json"
-    until(lambda: not lab.supervisors(task, "finalize"), 30)
-    sealed = seal.read_bytes()
-    seal.unlink()  # as if it had been killed just before
-
-    runs.recover(lab.services, task)
-
-    until(seal.exists, 30)
-    assert seal.read_bytes() == sealed
-    assert runs.recover(lab.services, task) == []

@@ -29,10 +29,17 @@ AT_POINTS = sorted(name for name in NAMES if not name.startswith("task:"))
 
 
 @pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    ("backend", "share"),
+    [("lab", 1.0), pytest.param("strict_lab", 0.25, marks=pytest.mark.sandbox)],
+    ids=["plain", "bubblewrap"],
+)
 def test_nothing_is_lost_or_done_twice_whatever_is_killed_at_whatever_moment(
-    lab: Lab, request: pytest.FixtureRequest
+    request: pytest.FixtureRequest, backend: str, share: float
 ) -> None:
-    kills, moments = int(request.config.getoption("--kills")), random.Random(request.config.getoption("--seed"))
+    lab: Lab = request.getfixturevalue(backend)
+    kills = round(share * int(request.config.getoption("--kills")))
+    moments = random.Random(int(request.config.getoption("--seed")))
     killed: Counter[str] = Counter()
     living: list[str] = []
     while killed.total() < kills or living:
