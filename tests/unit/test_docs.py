@@ -16,12 +16,14 @@ PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "
 )
 
 
-def test_the_tool_table_is_current() -> None:
-    spec = importlib.util.spec_from_file_location("tool_table", ROOT / "scripts" / "tool_table.py")
+@pytest.mark.parametrize("script", ["tool_table", "failpoint_table"])
+def test_the_generated_tables_are_current(script: str) -> None:
+    spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: .venv/bin/python scripts/tool_table.py"
+    current = module.TARGET.read_text(encoding="utf-8") == module.render()
+    assert current, f"run: .venv/bin/python scripts/{script}.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
