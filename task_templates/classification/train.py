@@ -9,20 +9,14 @@ os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
 )  # read by torch at import: a waiting thread sleeps, the cores may be shared
 
-from clinloop_runtime import open_session
-
-session = open_session()
-if session.gpus > 1 and "LOCAL_RANK" not in os.environ:  # start once more, as one process per GPU
-    os.environ["OMP_NUM_THREADS"] = str(max(1, int(session.facts.get("cpus", 1)) // session.gpus))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={session.gpus}"]
-    os.execv(sys.executable, [sys.executable, *torchrun, __file__])
-
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from clinloop_runtime import open_session
 from model import DEVICE, RANK, autocast, build, decode_all, predict, prepare, save
 
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))  # one per GPU, started by torchrun
 ON_GPU = DEVICE.type == "cuda"
 ARCH = "convnext_tiny" if ON_GPU else "test_resnet"  # timm name; convnext_tiny: 28 M parameters, test_resnet: 0.4 M
 PX = 224 if ON_GPU else 64  # input side in pixels
@@ -48,7 +42,11 @@ def load_images(cases):
     return pixels[[row[case.case_id] for case in cases]]
 
 
-PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+session = open_session()
+if session.gpus > 1 and "LOCAL_RANK" not in os.environ:  # start once more, as one process per GPU
+    os.environ["OMP_NUM_THREADS"] = str(max(1, int(session.facts.get("cpus", 1)) // session.gpus))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={session.gpus}"]
+    os.execv(sys.executable, [sys.executable, *torchrun, __file__])
 if PROCESSES > 1:
     dist.init_process_group("cpu:gloo,cuda:nccl" if ON_GPU else "gloo")
 torch.manual_seed(session.seed + RANK)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from clinloop import runs
+from clinloop.sandbox.gpu_check import MISMATCH
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 
@@ -193,6 +194,31 @@ def test_a_gpu_that_fell_away_ends_the_run_as_lost_and_never_as_one_on_the_cpu(g
     assert gpu_lab.charged(task) == 0
     runs.stop(gpu_lab.services, blocked, "run0")
     gpu_lab.end(gpu_lab.store.run(blocked, "run0"))
+
+
+def test_a_sandbox_in_which_cuda_does_not_see_the_gpu_ends_the_run_as_lost_before_its_code_starts(
+    gpu_lab: Lab, driver: Driver
+) -> None:
+    driver.has(gpu(0, name="NVIDIA Fake without CUDA"))
+    task = gpu_lab.task(train_code("(session.out / 'begun').touch()\nsession.checkpoint.write_text('weights')"))
+
+    ended = gpu_lab.full(task)
+
+    assert (ended.status, ended.end_reason) == ("lost", "server_fault")
+    assert f"leased are {uuid(0)}, but CUDA can use 0 devices" in ended.message
+    assert not (gpu_lab.services.state.task(task).run(ended.name).out / "begun").exists()
+    assert gpu_lab.charged(task) == 0
+    gpu_lab.check(task)
+
+
+def test_code_that_ends_like_a_failed_check_is_charged_as_a_crash(gpu_lab: Lab) -> None:
+    task = gpu_lab.task(train_code(f"raise SystemExit({MISMATCH})"))
+
+    ended = gpu_lab.full(task)
+
+    assert (ended.status, ended.end_reason) == ("failed", "crash")
+    assert gpu_lab.charged(task) == 1
+    gpu_lab.check(task)
 
 
 def test_of_a_split_gpu_a_run_gets_one_part(gpu_lab: Lab, driver: Driver) -> None:

@@ -97,10 +97,10 @@ int nvmlDeviceGetMigDeviceHandleByIndex(struct device *d, unsigned slot, struct 
 int nvmlDeviceGetGpuInstanceId(struct device *d, unsigned *id) { *id = d->number; return SUCCESS; }
 int nvmlDeviceGetComputeInstanceId(struct device *d, unsigned *id) { *id = d->compute; return SUCCESS; }
 
-/* CUDA: whole devices and parts that CUDA_VISIBLE_DEVICES names, all without it. */
+/* CUDA: whole devices and parts that CUDA_VISIBLE_DEVICES names, all without it; but none whose name says so, as without /dev/nvidia-uvm. */
 static int is_visible(struct device *d) {
   const char *names = getenv("CUDA_VISIBLE_DEVICES");
-  return !part(d, 0) && (!names || strstr(names, d->uuid) != NULL);
+  return !part(d, 0) && !strstr(d->name, "without CUDA") && (!names || strstr(names, d->uuid) != NULL);
 }
 int cuInit(unsigned flags) { (void)flags; return load(); }
 int cuDeviceGetCount(int *number) {

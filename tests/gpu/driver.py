@@ -55,6 +55,10 @@ class Driver:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         partial.replace(self._devices)
 
+    def unload(self) -> None:
+        """Have no driver."""
+        self._devices.unlink()
+
     def load(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let pynvml in this process use it, for one test."""
         monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(self.libraries / "libnvidia-ml.so.1")))

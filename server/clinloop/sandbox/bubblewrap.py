@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clinloop.errors import SandboxUnavailable
-from clinloop.sandbox import cgroups, linux, processes, seccomp
+from clinloop.sandbox import cgroups, gpus, linux, processes, seccomp
 from clinloop.sandbox.base import Job, Probe
 from clinloop.sandbox.child import Child
 from clinloop.sandbox.host import HostBackend
@@ -48,6 +48,7 @@ class Bubblewrap(HostBackend):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self._settings = settings
         self._probes = settings.state / "probes"
         self._own_folders = (settings.state, settings.cache)
         self._probe: Probe | None = None
@@ -65,8 +66,7 @@ class Bubblewrap(HostBackend):
         return self._probe
 
     def _start(self, job: Job) -> Running:
-        if job.gpus:
-            raise SandboxUnavailable("The bubblewrap backend does not hand out GPUs yet.")
+        devices = gpus.device_files(self._settings, job.gpus) if job.gpus else ()
         bwrap = shutil.which("bwrap", path=_BWRAP_PATH)
         if bwrap is None:
             raise SandboxUnavailable("bubblewrap is not installed: apt-get install bubblewrap.")
@@ -100,7 +100,7 @@ class Bubblewrap(HostBackend):
         output, output_write = os.pipe2(os.O_CLOEXEC)
         linux.enlarge_pipe(output, _PIPE_BYTES)
         try:
-            with Launch(job, is_root=self._is_root, own_folders=self._own_folders) as launch:
+            with Launch(job, is_root=self._is_root, own_folders=self._own_folders, devices=devices) as launch:
                 process = launch.popen(bwrap, output=output_write, status=status, groups=list(groups.values()))
         except BaseException:
             os.close(output)

@@ -57,6 +57,8 @@ def create(client: APIClient, job: Job, *, state: Path, is_root: bool, mounts: S
         # env -i: what the image sets, and what the engine adds, stays out of the job.
         command=["/bin/sh", "-c", _COMMAND, "job", "/usr/bin/env", "-i", *environment, *job.argv],
         entrypoint=[],
+        # For the engine, not for the job: where NVIDIA's runtime is the default, an image may ask for all GPUs by this variable.
+        environment={} if job.gpus else {"NVIDIA_VISIBLE_DEVICES": "void"},
         name=name_of(state, job.name),
         hostname="sandbox",
         user=user_of(is_root),
@@ -75,13 +77,13 @@ def _host_config(client: APIClient, job: Job, mounts: Sequence[Mount]) -> dict[s
     from docker.types import DeviceRequest, LogConfig, Ulimit
     from docker.types import Mount as Bind
 
-    limits = job.limits
+    limits, profile = job.limits, build_profile(platform.machine(), lists_interfaces=len(job.gpus) > 1)
     largest = max(limits.out_bytes, limits.tmp_bytes, limits.shm_bytes)
     return client.create_host_config(
         network_mode="none",
         read_only=True,
         cap_drop=["ALL"],
-        security_opt=["no-new-privileges", f"seccomp={build_profile(platform.machine())}"],
+        security_opt=["no-new-privileges", f"seccomp={profile}"],
         init=True,
         ipc_mode="private",
         auto_remove=False,

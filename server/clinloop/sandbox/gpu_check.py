@@ -14,14 +14,12 @@ MISMATCH = 87
 """Exit status of the check when the GPUs are not the leased ones; the same number stands in clinloop_runtime/gpus.py."""
 _SCRIPT = "/runtime/clinloop_runtime/gpus.py"
 _SECONDS = 60.0
-_NO_GPUS = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
-"""Where nothing is leased: not even what a container engine with NVIDIA's runtime as its default would hand to an image that asks for it."""
 
 
 def guard(job: Job, *, isolates: bool) -> Job:
-    """Return the job with the check before its command, whose first word is a Python; a job without GPUs is kept from all of them."""
+    """Return the job with the check before its command, whose first word is a Python; CUDA shows a job without GPUs none."""
     if not job.gpus:
-        return replace(job, environment=dict(job.environment) | _NO_GPUS)
+        return replace(job, environment=dict(job.environment) | {"CUDA_VISIBLE_DEVICES": ""})
     among = () if isolates else ("--among",)
     check = (job.argv[0], "-I", "-S", _SCRIPT, *among, "--expect", ",".join(job.gpus))
     environment = dict(job.environment) | {"CUDA_VISIBLE_DEVICES": ",".join(job.gpus)}

@@ -77,9 +77,9 @@ def per_run(settings: Settings, found: Found) -> int:
 
 
 def most_per_run(settings: Settings, found: Found) -> int:
-    """Return how many GPUs a run may ask for."""
+    """Return how many GPUs a run may ask for; only one where GPUs are split, because a CUDA program uses one MIG device at a time."""
     most = per_run(settings, found) if settings.gpus_per_run_max is None else settings.gpus_per_run_max
-    return min(most, len(found.gpus))
+    return min(most, 1 if any(gpu.mig for gpu in found.gpus) else len(found.gpus))
 
 
 def device_files(settings: Settings, uuids: Sequence[str]) -> list[Path]:

@@ -44,8 +44,8 @@ class Launch:
     not walk the 0700 folders in which they lie, and bwrap's --ro-bind-fd resolves the path again. Without root they are passed by descriptor.
     """
 
-    def __init__(self, job: Job, *, is_root: bool, own_folders: Sequence[Path]) -> None:
-        self._job, self._is_root = job, is_root
+    def __init__(self, job: Job, *, is_root: bool, own_folders: Sequence[Path], devices: Sequence[Path] = ()) -> None:
+        self._job, self._is_root, self._devices = job, is_root, devices
         self._stack = ExitStack()
         self._sources = Sources(self._stack, own_folders)
         self._passed = list[int]()
@@ -133,6 +133,8 @@ class Launch:
         for name in ("/etc/ld.so.cache", "/etc/alternatives"):
             arguments += ["--ro-bind-try", name, name]
         arguments += ["--proc", "/proc", "--dev", "/dev"]
+        for device in map(str, self._devices):  # before /dev becomes read-only, which devices do not mind
+            arguments += ["--dev-bind-try", device, device]
         for target, size in {"/dev/shm": job.limits.shm_bytes, "/tmp": job.limits.tmp_bytes}.items():  # noqa: S108
             arguments += ["--size", str(size), "--perms", "1777", "--tmpfs", target]
         for target, text in _FILES.items():
@@ -143,7 +145,7 @@ class Launch:
         return [
             *arguments,
             "--seccomp",
-            str(self._data(build_filter(platform.machine()))),
+            str(self._data(build_filter(platform.machine(), lists_interfaces=len(job.gpus) > 1))),
             "--json-status-fd",
             str(status),
         ]

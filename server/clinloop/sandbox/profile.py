@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from clinloop.sandbox.seccomp import DENIED, FAMILIES, NEW_NAMESPACES, PROTOCOLS, TERMINAL_INPUT
+from clinloop.sandbox.seccomp import DENIED, NEW_NAMESPACES, PROTOCOLS, TERMINAL_INPUT, families
 
 _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 """Only the native one: a 32-bit socketcall passes any test of a socket's family (moby issue 53551)."""
@@ -40,7 +40,7 @@ umask uname unlink unlinkat utime utimensat utimes vfork vmsplice wait4 waitid w
 """
 
 
-def build_profile(machine: str) -> str:
+def build_profile(machine: str, *, lists_interfaces: bool = False) -> str:
     """Return the profile for a machine of `seccomp.ARCHITECTURES` as JSON text.
 
     What is not named fails with EPERM; a call of another architecture kills the process; clone3, whose flags no filter can read, gets ENOSYS,
@@ -54,7 +54,7 @@ def build_profile(machine: str) -> str:
         *(_rule(["ioctl"], [_compare(1, "SCMP_CMP_MASKED_EQ", mask, value)]) for mask, value in _ioctls()),
     ]
     for call in ("socket", "socketpair"):
-        for family in FAMILIES.values():
+        for family in families(lists_interfaces=lists_interfaces).values():
             for protocol in PROTOCOLS.values():
                 rules.append(_rule([call], [_compare(0, "SCMP_CMP_EQ", family), _compare(2, "SCMP_CMP_EQ", protocol)]))
     return json.dumps(

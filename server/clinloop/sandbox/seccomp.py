@@ -19,6 +19,8 @@ _X32_BIT = 0x40000000
 NEW_NAMESPACES = 0x7E020080
 """CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | NEWTIME."""
 FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10}
+AF_NETLINK = 16
+"""Only for jobs with several GPUs: NCCL, by which their processes meet, lists network interfaces first. With protocol 0, which is routing."""
 PROTOCOLS = {"default": 0, "PF_UNIX": 1, "IPPROTO_TCP": 6, "IPPROTO_UDP": 17}
 TERMINAL_INPUT = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C}
 
@@ -46,7 +48,12 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
 _SPECIAL = {"clone": (56, 220), "clone3": (435, 435), "socket": (41, 198), "socketpair": (53, 199), "ioctl": (16, 29)}
 
 
-def build_filter(machine: str) -> bytes:
+def families(*, lists_interfaces: bool) -> dict[str, int]:
+    """Return the socket families that a job may use."""
+    return FAMILIES | ({"AF_NETLINK": AF_NETLINK} if lists_interfaces else {})
+
+
+def build_filter(machine: str, *, lists_interfaces: bool = False) -> bytes:
     """Return the filter for a machine of ARCHITECTURES as an array of struct sock_filter in native byte order.
 
     A call of another architecture (int 0x80) kills the process; an x32 call and clone3, whose flags BPF cannot read, get ENOSYS, after which
@@ -71,7 +78,8 @@ def build_filter(machine: str) -> bytes:
     )
     terminal = [_jump(_EQUAL, number, len(TERMINAL_INPUT) - at, 0) for at, number in enumerate(TERMINAL_INPUT.values())]
     program += _when(special["ioctl"], [_argument(1), *terminal, _allow(), _refuse(errno.EPERM)])
-    known = [*_only(0, FAMILIES, errno.EAFNOSUPPORT), *_only(2, PROTOCOLS, errno.EPROTONOSUPPORT), _allow()]
+    allowed = families(lists_interfaces=lists_interfaces)
+    known = [*_only(0, allowed, errno.EAFNOSUPPORT), *_only(2, PROTOCOLS, errno.EPROTONOSUPPORT), _allow()]
     program += _when(special["socket"], known) + _when(special["socketpair"], known)
     return b"".join([*program, _allow()])
 
