@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from clinloop import context, supervisor
 from clinloop.errors import BadInput, NotNow, SandboxUnavailable
 from clinloop.sandbox import backends
 from clinloop.sandbox import gpus as devices
 from clinloop.services import Services
-from clinloop.store.rows import RunRow, TaskRow
+from clinloop.store.rows import Mode, RunRow, TaskRow
 from clinloop.workspace import Workspace
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def start(
     services: Services,
     task_id: str,
     *,
-    mode: Literal["full", "smoke"],
+    mode: Mode,
     hypothesis: str = "",
     request_id: str = "",
     revision: str = "",
@@ -67,7 +67,7 @@ def start(
         raise BadInput(
             "A full run needs a hypothesis: say in a sentence of at least 10 characters why this change should help."
         )
-    _check_inputs(services, task_id, inputs or [])
+    _check_inputs(services, task_id, mode, inputs or [])
     number = _count_gpus(services, gpus)
     services.record_standing(task)
     run, is_new = services.store.reserve_run(
@@ -147,12 +147,13 @@ def _folder(services: Services, task_id: str, what: str) -> Path:
     return task.final if what == "finalize" else task.run(what).root
 
 
-def _check_inputs(services: Services, task_id: str, inputs: list[str]) -> None:
-    usable = [run.name for run in services.store.runs(task_id) if run.status == "succeeded"]
+def _check_inputs(services: Services, task_id: str, mode: Mode, inputs: list[str]) -> None:
+    """Refuse inputs that are no succeeded runs; a full run takes none from smoke tests, which would be free training time."""
+    succeeded = [run for run in services.store.runs(task_id) if run.status == "succeeded"]
+    usable = [run.name for run in succeeded if mode == "smoke" or run.mode == "full"]
     if wrong := [name for name in inputs if name not in usable]:
-        raise BadInput(
-            f"inputs: {wrong} are not succeeded runs of this task; valid: {', '.join(usable) or 'none yet'}."
-        )
+        kind = "succeeded runs" if mode == "smoke" else "succeeded full runs"
+        raise BadInput(f"inputs: {wrong} are not {kind} of this task; valid: {', '.join(usable) or 'none yet'}.")
 
 
 def _count_gpus(services: Services, asked: int | None) -> int:

@@ -236,6 +236,16 @@ async def test_inputs_must_be_succeeded_runs_of_the_task(agent: Agent, services:
     assert history(services, task_id) == before
 
 
+async def test_a_full_run_takes_no_input_from_free_smoke_tests(agent: Agent, services: Services) -> None:
+    task_id = await agent.begin()
+    settle(services, task_id, 0, score=0.9, decision="accepted")
+    assert (await agent.run(task_id, mode="smoke", inputs=["run0"]))["run"] == "smoke1"
+    before = history(services, task_id)
+    text = await agent.refused("run_training", task_id=task_id, hypothesis="A teacher helps here.", inputs=["smoke1"])
+    assert "smoke1" in text and "succeeded full runs" in text and "valid: run0" in text
+    assert history(services, task_id) == before
+
+
 async def test_a_used_up_budget_refuses_runs_and_still_allows_the_rest(agent: Agent, services: Services) -> None:
     task_id = await agent.begin()
     for number in range(8):

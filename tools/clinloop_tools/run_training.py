@@ -49,7 +49,7 @@ def run_training(
     inputs: Annotated[
         list[str] | None,
         Field(
-            description='Succeeded runs whose /out is mounted read-only at /inputs/<run>, e.g. ["run2"]. Default: none.'
+            description='Succeeded full runs whose /out is mounted read-only at /inputs/<run>, e.g. ["run2"]. Default: none.'
         ),
     ] = None,
     gpus: Annotated[
