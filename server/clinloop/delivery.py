@@ -85,6 +85,7 @@ def deliver(here: TaskContext, store: Store, frozen: list[Frozen], outcome: Outc
     result = {
         "metrics": rounded,
         "n_test": len(outcome.truth),
+        "earlier_openings": _earlier_openings(store, here.task),
         "run": refined.run,
         "guarantee": f"{level.code} {level.name}: {level.meaning}",
         "report": str(paths.html),
@@ -177,6 +178,7 @@ def _report_data(
             drop=None if test is None else validation - test,
         ),
         integrity=report.Integrity(
+            earlier_openings=_earlier_openings(store, task),
             touched="once, interrupted and resumed with the same frozen models" if resumed else "once",
             canaries=tuple(outcome.canaries.values()),
             order=tuple(outcome.order.values()),
@@ -198,6 +200,17 @@ def _report_data(
         ledger_key=store.public_key,
         ledger_head=store.head(scope),
     )
+
+
+def _earlier_openings(store: Store, task: TaskRow) -> int:
+    """Count the other tasks on the same dataset whose evaluation had opened the test set before this one's did."""
+    opened = {
+        other.id: next((row.at for row in store.ledger(f"task:{other.id}") if row.event == "unsealing"), None)
+        for other in store.tasks()
+        if other.dataset == task.dataset
+    }
+    own = opened.pop(task.id)
+    return sum(at is not None and own is not None and at < own for at in opened.values())
 
 
 def _dataset_facts(dataset: Dataset, classes: list[str], outcome: Outcome) -> report.DatasetFacts:

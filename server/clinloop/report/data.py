@@ -239,6 +239,8 @@ class Integrity(_Value):
 
     touched: str = "once"
     """How often the server opened the test set for this task, in words."""
+    earlier_openings: int = 0
+    """Other tasks on the same dataset for which the server had opened it before: what their results told may have been used here."""
     canaries: tuple[CanaryCheck, ...] = ()
     """Agreement on the canaries."""
     order: tuple[OrderAudit, ...] = ()
