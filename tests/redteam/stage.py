@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -74,6 +75,9 @@ class Stage:
         self.abstract.listen()
         self.trap = Path(tempfile.gettempdir()) / f"trap-{self.canary}"
         """A file that hostile code creates if the server ever executes it."""
+        view = lab.services.settings.state / "datasets" / "moles" / "view"
+        files = sorted(path for path in view.rglob("*") if path.is_file())
+        self.view_digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
         self.verbs: dict[str, dict[str, str]] = {}
         self.background: dict[str, RunRow] = {}
 
