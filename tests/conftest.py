@@ -13,6 +13,7 @@ from clinloop import ingestion
 from clinloop.services import Services
 from clinloop.settings import Limits, load_settings
 
+from .ci import pytest_runtest_makereport as pytest_runtest_makereport
 from .gpu.driver import Driver
 
 CLASSES = {"nevus": (150, 100, 80), "melanoma": (120, 80, 75), "keratosis": (140, 120, 90)}
@@ -24,6 +25,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kills", type=int, default=24, help="kills of tests/faults/test_soak.py (default 24; 200 take minutes)"
     )
     parser.addoption("--seed", type=int, default=0, help="seed of the random kills")
+
+
+@pytest.fixture(scope="session")
+def docker_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Reference of a base image on the engine; where there is no engine or no base, the test is skipped, in CI it fails."""
+    from clinloop.sandbox import images
+
+    base, engine = "clinloop/base:bookworm", load_settings(tmp_path_factory.mktemp("engine"))
+    try:
+        with images.connect(engine) as client:
+            found = client.images(base)
+    except images.NoEngine as refusal:
+        pytest.skip(str(refusal))
+    if not found:
+        pytest.skip(f"the engine has no {base}: run scripts/docker_base.sh as root")
+    return base
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_a_folder_is_added_listed_shown_and_removed(tmp_path: Path, class_folder
         (["task", "show", "nothing"], "known: none yet"),
         (["report", "nothing"], "known: none yet"),
         (["standin", "imagenet", "/tmp/never-written"], "known: isic2019"),
-        (["doctor", "--sandbox", "chroot"], "known: auto, bubblewrap, none"),
+        (["doctor", "--sandbox", "chroot"], "known: auto, docker, bubblewrap, none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

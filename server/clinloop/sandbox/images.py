@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from clinloop.sandbox.base import Environment
 from clinloop.sandbox.environment import alone
 from clinloop.sandbox.recipes import Recipe, find_recipe, folders
 from clinloop.settings import Settings, download_environment
+from clinloop.untrusted import clean
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -66,7 +68,10 @@ def connect(settings: Settings) -> Generator[APIClient]:
     from docker import APIClient
     from docker.errors import DockerException
 
+    socket = settings.engine.removeprefix("unix://")
     try:
+        if socket != settings.engine and not Path(socket).is_socket():
+            raise DockerException(socket)  # docker-py would leave its own socket open
         client = APIClient(base_url=settings.engine, timeout=_BUILD_S, version="auto")
     except (DockerException, requests.RequestException) as error:
         raise NoEngine(
@@ -107,7 +112,7 @@ def build_image(
 ) -> BuiltImage:
     """Build a container image and those that it starts from; nothing happens when the engine has them already.
 
-    base: reference of the image with Debian and Python 3.11 that the first one starts from. Empty: the one that it was built on, else BASE_IMAGE.
+    base: reference of the image with Debian and Python 3.11 that the first one starts from. Empty: what it was built on before, else BASE_IMAGE.
 
     Raises:
         Unknown: there is no such image.
@@ -120,15 +125,9 @@ def build_image(
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with alone(lock):
-            if recipe.parent is None:
-                found = _inspect(client, _tag(recipe))
-                start = (
-                    found["Config"]["Labels"][FROM] if found and not base else _pull(client, base or BASE_IMAGE, report)
-                )
-            else:
-                start = build_image(client, recipe.parent.name, settings, base=base, report=report).tag
-                found = _inspect(client, _tag(recipe))
-            start_id = start if start.startswith("sha256:") else _inspect(client, start, must=True)["Id"]
+            start = _start(client, recipe, settings, base, report)
+            found = _inspect(client, _tag(recipe))
+            start_id = _inspect(client, start, must=True)["Id"]
             if not found or found["Config"]["Labels"].get(FROM) != start_id:
                 report(f"Building the container image '{name}' on {start}.")
                 _build(client, recipe, start, start_id, report)
@@ -137,6 +136,18 @@ def build_image(
             return _built(client, recipe, found, settings)
     except APIError as error:
         raise SandboxUnavailable(f"The container image '{name}' could not be built: {error.explanation}.") from error
+
+
+def _start(client: APIClient, recipe: Recipe, settings: Settings, base: str, report: Callable[[str], None]) -> str:
+    """Return the reference of the image that this one starts from; the engine has it afterwards."""
+    if recipe.parent:
+        return build_image(client, recipe.parent.name, settings, base=base, report=report).tag
+    if not base:  # what an earlier state of this image was built on
+        earlier: list[dict[str, Any]] = client.images(filters={"label": f"{IMAGE}={recipe.name}"})
+        for found in sorted(earlier, key=lambda image: image["Created"], reverse=True):
+            if _inspect(client, found["Labels"][FROM]):
+                return found["Labels"][FROM]
+    return _pull(client, base or BASE_IMAGE, report)
 
 
 def _tag(recipe: Recipe) -> str:
@@ -158,11 +169,12 @@ def _inspect(client: APIClient, reference: str, *, must: bool = False) -> dict[s
 def _pull(client: APIClient, reference: str, report: Callable[[str], None]) -> str:
     """Return the reference of a base image that the engine has, now at the latest."""
     from docker.errors import APIError
+    from docker.utils import parse_repository_tag
 
     if _inspect(client, reference):
         return reference
     report(f"Pulling the base image {reference}.")
-    name, _, tag = reference.partition("@" if "@" in reference else ":")
+    name, tag = parse_repository_tag(reference)
     try:
         client.pull(name, tag=tag or "latest")
     except APIError as error:
@@ -176,7 +188,7 @@ def _pull(client: APIClient, reference: str, report: Callable[[str], None]) -> s
 def _build(client: APIClient, recipe: Recipe, start: str, start_id: str, report: Callable[[str], None]) -> None:
     proxies = {key: value for key, value in download_environment().items() if key.lower().endswith("_proxy")}
     labels = {IMAGE: recipe.name, CONTENT: recipe.content, FROM: start_id, NOTICE: recipe.notice}
-    last = ""
+    lines, errors, problem = deque[str](maxlen=3), list[str](), ""
     for line in client.build(
         fileobj=_context(recipe),
         custom_context=True,
@@ -187,16 +199,20 @@ def _build(client: APIClient, recipe: Recipe, start: str, start_id: str, report:
         forcerm=True,
         decode=True,
     ):
-        for text in str(line.get("stream", "")).splitlines():
-            said = text.strip()
-            if said.startswith(_NEWS):
-                report(said[:200])
-            last = said if said.startswith("ERROR") or (said and not last.startswith("ERROR")) else last
-        if "error" in line:
-            raise SandboxUnavailable(
-                f"The container image '{recipe.name}' could not be built on {start} ({last[-400:] or line['error']}). Check the network, "
-                "the package index, and that the base image has Debian, Python 3.11 and its venv module."
-            )
+        for said in clean(str(line.get("stream", "")), cap=10_000).splitlines():
+            if text := said.strip():
+                lines.append(text)
+                if errors or text.startswith("ERROR"):
+                    errors.append(text)
+                if text.startswith(_NEWS):
+                    report(text[:200])
+        problem = str(line.get("error", problem))
+    if problem:  # after the end of the stream, which is closed by then
+        reason = " ".join(errors or [*lines, problem])[:400]
+        raise SandboxUnavailable(
+            f"The container image '{recipe.name}' could not be built on {start} ({reason}). Check the network, the package index, and "
+            "that the base image has Debian, Python 3.11 and its venv module."
+        )
 
 
 def _context(recipe: Recipe) -> io.BytesIO:
