@@ -18,6 +18,7 @@ from clinloop.paths import TaskFolder
 from clinloop.report import data as report
 from clinloop.report.write import write_report
 from clinloop.resources import resource
+from clinloop.sandbox.recipes import find_recipe, folders
 from clinloop.scoring import classification, service
 from clinloop.spec import PRESETS
 from clinloop.store.database import utc_now
@@ -129,6 +130,7 @@ def run_summaries(store: Store, folder: TaskFolder, task: TaskRow) -> list[repor
                 validations=tuple(validations),
                 incumbent_after=incumbent.number if incumbent else None,
                 inputs=tuple(int(name.removeprefix("run")) for name in run.inputs),
+                ran_in=run.ran_in,
                 claimed=(max if service.is_higher_better(task.spec.primary_metric) else min)(best) if best else None,
             )
         )
@@ -191,6 +193,7 @@ def _report_data(
         environment=report.EnvironmentFacts(
             image=here.environment.name,
             image_digest=here.environment.digest,
+            licence=find_recipe(here.environment.name, folders(here.settings)).notice,
             packages=dict(here.environment.packages),
             backend=here.sandbox.name,
             tiers=dict(here.sandbox.probe().tiers),
@@ -271,9 +274,8 @@ def _write_model(here: TaskContext, store: Store, model: Frozen) -> dict[str, st
         "note": "Research use only. predict.py --images DIR --checkpoint checkpoint --out FILE; probabilities per class, thresholds fixed on validation.",
     }
     (building / "operating_points.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    lock = resource("sandbox_images") / here.environment.name / "requirements.lock"
-    if lock.exists():
-        shutil.copyfile(lock, building / "requirements.lock")
+    recipe = find_recipe(here.environment.name, folders(here.settings))
+    shutil.copyfile(recipe.lock, building / "requirements.lock")
     shutil.copytree(
         resource("sandbox_images") / "runtime" / "clinloop_runtime",
         building / "clinloop_runtime",

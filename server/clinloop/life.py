@@ -85,6 +85,7 @@ def _train(
     facts |= {
         "backend": here.sandbox.name,
         "backend_reason": here.sandbox_reason,
+        "image": here.environment.name,
         "environment": here.environment.digest,
         "gpus": list(here.gpus),
     }

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from clinloop import ingestion, tasks, templates
+from clinloop import context, ingestion, tasks, templates
 from clinloop.errors import NotNow
 from clinloop.spec import TaskSpec
 from clinloop_tools.common import State, tool
-from clinloop_tools.replies import Reply, structured, task_facts
+from clinloop_tools.replies import ImageView, Reply, image_view, structured, task_facts
 
 
 class TaskReply(Reply):
@@ -33,6 +33,8 @@ class TaskReply(Reply):
     """Folder of the workspace; it may also be edited with your own tools, every run snapshots it. Empty when it is out of your reach."""
     guarantee_meaning: str
     """What that level means, and why it is not higher; the report states the lowest level of the task."""
+    image: ImageView
+    """What the code can import."""
     open_questions: list[str]
     """What the clinician should still answer; ask before you spend the budget."""
 
@@ -81,6 +83,7 @@ def init_task(
         template=task.template,
         files=list(files),
         workspace=str(state.state.task(task.id).workspace) if state.connection == "stdio" else "",
+        image=image_view(context.image_of(state.settings, task), state.settings),
         open_questions=list(task.spec.open_questions),
     )
     return structured(reply)

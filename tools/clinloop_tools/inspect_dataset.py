@@ -11,12 +11,14 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from clinloop import ingestion
+from clinloop import ingestion, templates
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import BadInput
+from clinloop.sandbox.installed import installed
 from clinloop.services import Services
+from clinloop.settings import Settings
 from clinloop_tools.common import State, tool, wait_seconds
-from clinloop_tools.replies import Reply, picture, structured
+from clinloop_tools.replies import ImageView, Reply, image_view, picture, structured
 
 PAGE = 6_000
 """Characters of a page of lines."""
@@ -35,13 +37,15 @@ class DatasetReply(Reply):
     """Folders below the data roots that can be inspected by name; the first inspection ingests them."""
     facts: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Facts of the view; all from train and validation cases only."""
+    images: list[ImageView] = Field(default_factory=list[ImageView])
+    """View "summary": what code can import, by sandbox image; a task's template decides which one it gets."""
     page: int = 1
     """This page."""
     pages: int = 1
     """Pages there are."""
 
 
-View = Literal["summary", "audit", "attributes", "gallery"]
+View = Literal["summary", "audit", "attributes", "gallery", "packages"]
 
 
 async def inspect_dataset(
@@ -54,7 +58,8 @@ async def inspect_dataset(
         View,
         Field(
             description='"summary" (default): classes, counts, groups, attributes, image sizes, highlights of the audit; "audit": everything it '
-            'found; "attributes": each attribute against the label; "gallery": a picture of labelled examples.'
+            'found; "attributes": each attribute against the label; "gallery": a picture of labelled examples; "packages": all that '
+            "code can import (needs no dataset)."
         ),
     ] = "summary",
     page: Annotated[int, Field(description="Page of a long answer. Default 1.", ge=1)] = 1,
@@ -66,6 +71,8 @@ async def inspect_dataset(
     test set and no patient identifier ever comes back. Read the audit: shortcuts such as image size or source that predict the label
     decide what a validation score is worth. Next: init_task.
     """
+    if view == "packages":
+        return structured(_packages(state, page))
     ready = Dataset.list_names(state.settings.state)
     if not dataset:
         return structured(_list(state, ready, page))
@@ -96,6 +103,7 @@ async def inspect_dataset(
             ledger_head=state.store.head(f"dataset:{chosen.name}"),
             datasets=[chosen.name],
             facts=facts,
+            images=[image_view(name, state.settings) for name in _images(state.settings)] if view == "summary" else [],
             page=page,
             pages=pages,
         )
@@ -122,6 +130,30 @@ def _list(services: Services, ready: list[str], page: int) -> DatasetReply:
         folders=[name[1:] for name in shown if name[0] == "f"],
         page=page,
         pages=len(names),
+    )
+
+
+def _images(settings: Settings) -> list[str]:
+    """Return the sandbox images that a task can get."""
+    return [settings.image] if settings.image else sorted({template.image for template in templates.all_templates()})
+
+
+def _packages(services: Services, page: int) -> DatasetReply:
+    lines: list[str] = []
+    for name in _images(services.settings):
+        found = installed(name, services.settings)
+        python = f"Python {found.python}" if found.python else "not built yet, so only the main packages are known"
+        lines.append(f"image {name}: {found.title}; {python}{f'; {found.notice}' if found.notice else ''}")
+        lines += [f"{name}: {package} {version}" for package, version in (found.packages or found.main).items()]
+    pages = pages_of(lines)
+    return DatasetReply(
+        status="ok",
+        next_step="Nothing can be installed from inside a sandbox; the custodian adds packages with `clinloop images build IMAGE --with "
+        f"PACKAGE==VERSION`.{f' This is page {page} of {len(pages)}.' if len(pages) > 1 else ''}",
+        guarantee=services.standing().level.code,
+        facts={"packages": _page(pages, page)},
+        page=page,
+        pages=len(pages),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Annotated, Any, Literal
 
@@ -187,7 +188,7 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
         "incumbent_score": None if incumbent is None or incumbent.score is None else round(incumbent.score, 4),
         "primary_metric": task.spec.primary_metric,
         "run": run_view(run) if run else None,
-        "next_step": _next_step(facts, run, incumbent),
+        "next_step": _next_step(facts, run, incumbent, _missing_module(services, run)),
     }
     if run is not None:
         points = services.state.task(run.task_id).run(run.name).read_validations()
@@ -213,7 +214,8 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
             found = services.store.runs(task.id)
             until = next((at for at, row in enumerate(found, start=1) if run is not None and row.name == run.name), 0)
             values["runs"] = [
-                run_view(row, hypothesis_cap=90, message_cap=120) for row in found[max(0, until - RUNS) : until]
+                run_view(row, hypothesis_cap=90, message_cap=120, is_in_list=True)
+                for row in found[max(0, until - RUNS) : until]
             ]
             if until > RUNS:
                 values["left_out"] = [
@@ -239,6 +241,22 @@ def _read_log(services: Services, run: RunRow, phase: str) -> str:
         return ""
 
 
+def _missing_module(services: Services, run: RunRow | None) -> str:
+    """Return what to do about an import that failed for want of a package, or an empty text."""
+    if run is None or run.status != "failed" or "crash" not in run.end_reason:
+        return ""
+    log = _read_log(services, run, "predict" if "predict" in run.end_reason else "train")
+    found = re.findall(r"^ModuleNotFoundError: No module named '([A-Za-z0-9_.]{1,80})'", log, flags=re.MULTILINE)
+    if not found:
+        return ""
+    image = run.facts.get("image", "")
+    return (
+        f"There is no module {found[-1]!r} in the workspace or in the sandbox image {image!r}, and nothing can be installed from inside: do "
+        "without it (inspect_dataset(view='packages') lists what there is), or ask the custodian to add its package with "
+        f"`clinloop images build {image} --with PACKAGE==VERSION`. Then smoke-test before the next full run."
+    )
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 4)
@@ -247,7 +265,7 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def _next_step(facts: TaskFacts, run: RunRow | None, incumbent: RunRow | None) -> str:
+def _next_step(facts: TaskFacts, run: RunRow | None, incumbent: RunRow | None, missing: str) -> str:
     task, budget = facts.task, facts.budget
     if task.status not in ("open", "preparing"):
         return f"The task is {task.status}; finalize(task_id='{task.id}', run='{task.final_run}') returns its result."
@@ -255,6 +273,8 @@ def _next_step(facts: TaskFacts, run: RunRow | None, incumbent: RunRow | None) -
         return f"Start the baseline: run_training(task_id='{task.id}')."
     if run.is_active:
         return f"Call read_validation(task_id='{task.id}', run='{run.name}', since=<cursor>) again until it has ended."
+    if missing:
+        return missing
     if run.status == "failed":
         phase = ", log='predict'" if "predict" in run.end_reason else ""
         return (

@@ -11,7 +11,9 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from pydantic import BaseModel, ConfigDict, Field
 
 from clinloop.guarantee import Standing
+from clinloop.sandbox.installed import installed
 from clinloop.services import Services
+from clinloop.settings import Settings
 from clinloop.spec import PRESETS
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.untrusted import clean
@@ -68,6 +70,19 @@ class Reply(Value):
     """What was shortened to fit into this reply; empty = nothing."""
 
 
+class ImageView(Value):
+    """What code in a sandbox can import. Agents cannot install anything: there is no network inside."""
+
+    name: str
+    """Sandbox image; the custodian adds packages to it with `clinloop images build <name> --with PACKAGE==VERSION`."""
+    python: str
+    """Version of Python; empty while the image is not built."""
+    packages: dict[str, str]
+    """Version of the packages that matter; inspect_dataset(view='packages') lists all."""
+    licence: str
+    """What the user must know of licences before a model is built with this image; empty = nothing."""
+
+
 class RunView(Value):
     """One run."""
 
@@ -87,6 +102,8 @@ class RunView(Value):
     """Code of the decision's reason, or of the end."""
     message: str = ""
     """One sentence on how it ended."""
+    ran_in: str = ""
+    """Sandbox backend, image and its digest; empty until it starts, and in lists."""
 
 
 class TaskFacts(NamedTuple):
@@ -114,7 +131,13 @@ def task_facts(services: Services, task_id: str) -> TaskFacts:
     return TaskFacts(task, budget, services.store.head(f"task:{task_id}"), services.standing(task.dataset))
 
 
-def run_view(run: RunRow, *, hypothesis_cap: int = 300, message_cap: int = 600) -> RunView:
+def image_view(image: str, settings: Settings) -> ImageView:
+    """Return what an agent sees of a sandbox image."""
+    found = installed(image, settings)
+    return ImageView(name=found.image, python=found.python, packages=found.main, licence=found.notice)
+
+
+def run_view(run: RunRow, *, hypothesis_cap: int = 300, message_cap: int = 600, is_in_list: bool = False) -> RunView:
     """Return what an agent sees of a run."""
     return RunView(
         run=run.name,
@@ -125,6 +148,7 @@ def run_view(run: RunRow, *, hypothesis_cap: int = 300, message_cap: int = 600) 
         decision=run.decision,
         reason=run.reason or run.end_reason,
         message=shortened(run.message, message_cap),
+        ran_in="" if is_in_list else run.ran_in,
     )
 
 

@@ -138,6 +138,8 @@ class RunSummary(_Value):
     """Number of the best accepted run after this one was decided."""
     inputs: tuple[int, ...] = ()
     """Earlier runs whose output this run could read."""
+    ran_in: str = ""
+    """Sandbox backend, image and its digest."""
     claimed: float | None = None
     """Best value that training saw through `session.validate`; None when it never asked."""
 
@@ -260,6 +262,8 @@ class EnvironmentFacts(_Value):
     """Name of the sandbox image."""
     image_digest: str
     """SHA-256 of its locked requirements or of the image."""
+    licence: str = ""
+    """What to know of the licences of its packages; empty = nothing."""
     packages: dict[str, str] = Field(default_factory=dict)
     """Version by package."""
     backend: str

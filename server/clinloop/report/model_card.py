@@ -41,7 +41,7 @@ def model_card(data: ReportData) -> str:
             *rows,
         ],
         "Data": [f"- {plain(data.dataset.name)}, split by {plain(data.dataset.group_kind)}.", *counts],
-        "Limits": [f"- {plain(item)}" for item in data.limits],
+        "Limits": [f"- {plain(item)}" for item in (*data.limits, data.environment.licence) if item],
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
     return f"# Model card: {plain(data.dataset.name)}\n\n{body}\n"

@@ -43,6 +43,15 @@ class NoEngine(SandboxUnavailable):
     """No container engine answers."""
 
 
+class Contents(NamedTuple):
+    """What is installed in an image."""
+
+    python: str
+    """Version of Python."""
+    packages: dict[str, str]
+    """Version by name."""
+
+
 class BuiltImage(NamedTuple):
     """A container image that is on the engine."""
 
@@ -228,15 +237,22 @@ def _context(recipe: Recipe) -> io.BytesIO:
 
 
 def _built(client: APIClient, recipe: Recipe, found: dict[str, Any], settings: Settings) -> BuiltImage:
-    facts = _contents(client, found["Id"], settings.cache / "images")
-    return BuiltImage(recipe.name, found["Id"], _tag(recipe), facts["python"], facts["packages"], found["Size"])
+    facts = _contents(client, recipe, found["Id"], settings.cache)
+    return BuiltImage(recipe.name, found["Id"], _tag(recipe), facts.python, facts.packages, found["Size"])
 
 
-def _contents(client: APIClient, image: str, cache: Path) -> dict[str, Any]:
+def known_contents(recipe: Recipe, cache: Path) -> Contents | None:
+    """Return what is installed in the image that was last built or found of a recipe, without asking the engine; None = never seen."""
+    files = (cache / "images").glob(f"{recipe.content[:12]}-*.json")
+    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
+    return Contents(**json.loads(newest.read_text(encoding="utf-8"))) if newest else None
+
+
+def _contents(client: APIClient, recipe: Recipe, image: str, cache: Path) -> Contents:
     """Return what is installed in an image; asked of a locked-down container once, then kept."""
-    file = cache / f"{image.removeprefix('sha256:')}.json"
+    file = cache / "images" / f"{recipe.content[:12]}-{image.removeprefix('sha256:')}.json"
     with suppress(FileNotFoundError):
-        return json.loads(file.read_text(encoding="utf-8"))
+        return Contents(**json.loads(file.read_text(encoding="utf-8")))
     container: str = client.create_container(
         image,
         command=[PYTHON, "-I", "-c", _LIST],
@@ -260,7 +276,6 @@ def _contents(client: APIClient, image: str, cache: Path) -> dict[str, Any]:
         client.remove_container(container, v=True, force=True)
     if status != 0:
         raise SandboxUnavailable(f"Python does not start in the container image {image[:19]}: {said.strip()[-300:]}")
-    facts = json.loads(said)
-    cache.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, json.dumps(facts, indent=1), mode=0o644)
-    return facts
+    contents = Contents(**json.loads(said))
+    write_atomic(file, json.dumps(contents._asdict(), indent=1), mode=0o644)
+    return contents

@@ -68,6 +68,12 @@ class RunRow:
         return self.ended_at is None
 
     @property
+    def ran_in(self) -> str:
+        """Sandbox backend, image and the start of its digest; empty before it starts."""
+        found = self.facts
+        return f"{found['backend']}, image {found['image']} {found['environment'][:12]}" if "image" in found else ""
+
+    @property
     def counts(self) -> bool:
         """False for a run that says nothing about its code: lost, or stopped before it started."""
         return self.status != "lost" and (self.status != "stopped" or self.started_at is not None)
