@@ -14,6 +14,7 @@ import typer
 from clinloop import __version__
 from clinloop.cli_data import data_app
 from clinloop.cli_images import images_app
+from clinloop.cli_seal import key_app
 from clinloop.connect import SOCKET
 from clinloop.errors import BadInput, Refusal, unknown
 from clinloop.terminal import (
@@ -38,6 +39,7 @@ task_app = typer.Typer(no_args_is_help=True, help="Tasks: list, show.", epilog="
 app.add_typer(data_app, name="data")
 app.add_typer(images_app, name="images")
 app.add_typer(task_app, name="task")
+app.add_typer(key_app, name="key")
 
 
 def main() -> None:

@@ -43,6 +43,12 @@ def data_add(
             help="When test cases also stand in training: refuse, drop (from training), or a reason to accept."
         ),
     ] = "refuse",
+    seal: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="age recipient (age1…) of the clinician: the test part is encrypted to it and only opened by clinloop unseal. Repeatable."
+        ),
+    ] = None,
     state: StateOption = None,
 ) -> None:
     """Read a folder, audit it, split it by group and hide its test part. Can be repeated after an interruption."""
@@ -62,10 +68,13 @@ def data_add(
             seed=seed,
             cache_px=tuple(cache_px or (64, 224)),
             on_leak=on_leak,
+            seal=tuple(seal or ()),
             progress=phases(progress),
         )
     out().print(f"Dataset {dataset.name} is ready. {dataset.record.layout_reason}", highlight=False, soft_wrap=True)
     _print_dataset(services, dataset.name)
+    for line in seal_warnings(dataset.folder):
+        out().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @data_app.command("list", epilog="Example: clinloop data list")
@@ -78,6 +87,7 @@ def data_list(state: StateOption = None) -> None:
     for name in Dataset.list_names(services.settings.state):
         dataset = Dataset.load(services.settings.state, name)
         sums = [str(sum(counts.values())) for counts in _counts(dataset).values()]
+        sums += ["sealed"] * (3 - len(sums))
         rows.add_row(name, dataset.record.layout, str(len(dataset.classes)), *sums)
     out().print(rows)
 
@@ -102,7 +112,7 @@ def data_remove(
     users = [
         task.id
         for task in services.store.tasks()
-        if task.dataset == name and task.status in ("open", "evaluating", "unsealed")
+        if task.dataset == name and task.status in ("open", "evaluating", "awaiting_unseal", "unsealed")
     ]
     if users:
         raise BadInput(f"Dataset {name} is used by open tasks ({', '.join(users[:5])}); finalize them first.")
@@ -114,22 +124,46 @@ def data_remove(
 
 
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Return cases by split and class, test included: for the custodian's eyes only."""
+    """Return cases by split and class, test included unless it is sealed: for the custodian's eyes only."""
     from clinloop.datasets import vault
 
+    if vault.seal_state(dataset.folder).is_sealed:
+        return {"train": dataset.counts["train"], "val": dataset.counts["val"]}
     test = Counter(case.label for case in vault.open_test(dataset.folder))
     return {"train": dataset.counts["train"], "val": dataset.counts["val"], "test": dict(test)}
 
 
 def _print_dataset(services: Services, name: str) -> None:
     from clinloop.datasets.dataset import Dataset
+    from clinloop.datasets.vault import seal_state
 
     dataset = Dataset.load(services.settings.state, name)
-    rows = table(
-        "class", "train", "val", "test", title=f"{name}: {dataset.record.layout}, grouped by {dataset.group_kind}"
-    )
+    counts, seal = _counts(dataset), seal_state(dataset.folder)
+    rows = table("class", *counts, title=f"{name}: {dataset.record.layout}, grouped by {dataset.group_kind}")
     for label in dataset.classes:
-        rows.add_row(label, *(str(counts.get(label, 0)) for counts in _counts(dataset).values()))
+        rows.add_row(label, *(str(own.get(label, 0)) for own in counts.values()))
     out().print(rows)
+    if seal.is_sealed:
+        out().print(f"The test part is sealed to {', '.join(seal.recipients)}.", highlight=False, soft_wrap=True)
     for line in dataset.audit_lines():
         out().print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def seal_warnings(dataset_folder: Path) -> list[str]:
+    """Return what the custodian must still do about a sealed dataset; nothing for one that is not sealed."""
+    from clinloop.datasets.vault import seal_state
+    from clinloop.memory import swap_areas
+
+    seal = seal_state(dataset_folder)
+    if not seal.is_sealed:
+        return []
+    found: list[str] = []
+    if seal.originals_readable:
+        found.append(
+            f"The originals at {seal.source} are still readable here: take them off this machine, or the seal hides nothing."
+        )
+    if areas := swap_areas():
+        found.append(
+            f"Swap is on ({', '.join(areas)}): pixels may have been written there; turn it off (swapoff -a) or encrypt it."
+        )
+    return found

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from clinloop import supervisor
 from clinloop.datasets import roots
 from clinloop.datasets.dataset import Dataset, stored_name
+from clinloop.datasets.vault import seal_state
 from clinloop.errors import BadInput, Refusal, unknown
 from clinloop.services import Services
 
@@ -31,6 +32,7 @@ def add(
     seed: int = 0,
     cache_px: tuple[int, ...] = (64, 224),
     on_leak: str = "refuse",
+    seal: tuple[str, ...] = (),
     progress: Progress = lambda phase, done, total: None,
     wait_s: float = 0.0,
 ) -> Dataset:
@@ -45,6 +47,7 @@ def add(
         seed=seed,
         cache_px=cache_px,
         on_leak=on_leak,
+        seal=seal,
     )
     record = ingest(
         path.absolute(),
@@ -159,6 +162,7 @@ def _open_ledger(services: Services, name: str) -> None:
         "split_digest": record.split.digest,
         "layout": record.layout,
         "counts": record.counts,
+        "sealed_to": list(seal_state(dataset.folder).recipients),
     }
     services.store.record(scope, "ingested", detail)
 

@@ -17,6 +17,7 @@ from clinloop.datasets.dataset import COLUMNS
 from clinloop.datasets.layouts.folder import listed
 from clinloop.datasets.pixels import MAX_PIXELS
 from clinloop.errors import BadInput, NotNow
+from clinloop.sealing import check_recipients
 
 DEFAULT_TEST = 0.2
 
@@ -34,6 +35,8 @@ class IngestOptions:
     seed: int = 0
     cache_px: tuple[int, ...] = (64, 224)
     max_px: int = 1024
+    seal: tuple[str, ...] = ()
+    """age recipients to whom the test part is sealed; empty = it lies readable in the vault."""
     on_leak: str = "refuse"
     """Cases tied to the publisher's test set: "refuse", "drop" them from training, or keep them for the reason given here."""
 
@@ -58,6 +61,7 @@ def check_options(root: Path, options: IngestOptions) -> None:
         problems.append('on_leak needs "refuse", "drop" or a reason of at least 10 characters.')
     if problems:
         raise BadInput(" ".join(problems))
+    check_recipients(options.seal)
 
 
 def refuse_unusable(result: LayoutResult) -> None:

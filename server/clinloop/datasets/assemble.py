@@ -63,8 +63,8 @@ def place_image(image: Path, folder: Path) -> Path:
     return target
 
 
-def write_tables(folder: Path, cases: Sequence[CaseRow], attributes: Sequence[str]) -> None:
-    """Write every cases.csv and the validation truth; validation rows of the view have no label."""
+def write_tables(folder: Path, cases: Sequence[CaseRow], attributes: Sequence[str], *, sealed: bool) -> None:
+    """Write every cases.csv and the validation truth; validation rows of the view have no label. A sealed test part is not written."""
     seen = [case for case in cases if case.split != "test"]
     write_visible(
         folder / "view" / "cases.csv",
@@ -82,35 +82,34 @@ def write_tables(folder: Path, cases: Sequence[CaseRow], attributes: Sequence[st
             ),
         ),
     )
-    for path, rows in (
-        (folder / "cases.csv", seen),
-        (folder / "vault" / "cases.csv", [case for case in cases if case.split == "test"]),
-    ):
-        write_private(
-            path,
-            csv_text(
-                [*COLUMNS, *attributes],
-                (
-                    [
-                        case.case_id,
-                        case.split,
-                        case.group,
-                        case.label,
-                        case.image.name,
-                        case.image_sha256,
-                        *case.attributes.values(),
-                    ]
-                    for case in rows
-                ),
-            ),
-        )
+    write_private(folder / "cases.csv", cases_text(seen, attributes))
+    if not sealed:
+        test = [case for case in cases if case.split == "test"]
+        write_private(folder / "vault" / "cases.csv", cases_text(test, attributes))
     truth = ([case.case_id, case.group, case.label] for case in seen if case.split == "val")
     write_private(folder / "val_truth.csv", csv_text(["case_id", "group", "label"], truth))
 
 
-def write_sources(path: Path, sources: Iterable[tuple[str, str]]) -> None:
-    """Write which file became which case, for the custodian only."""
-    write_private(path, csv_text(["case_id", "source"], sources))
+def cases_text(cases: Sequence[CaseRow], attributes: Sequence[str]) -> str:
+    """Return a server-only cases.csv."""
+    rows = (
+        [
+            case.case_id,
+            case.split,
+            case.group,
+            case.label,
+            case.image.name,
+            case.image_sha256,
+            *case.attributes.values(),
+        ]
+        for case in cases
+    )
+    return csv_text([*COLUMNS, *attributes], rows)
+
+
+def sources_text(sources: Iterable[tuple[str, str]]) -> str:
+    """Return which file became which case, for the custodian only."""
+    return csv_text(["case_id", "source"], sources)
 
 
 def close_view(folder: Path) -> None:

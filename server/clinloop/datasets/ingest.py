@@ -11,15 +11,13 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
-from typing import Literal
 
-from clinloop.datasets import assemble
+from clinloop.datasets import assemble, storing
 from clinloop.datasets.admission import (
     IngestOptions,
     attribute_names,
@@ -30,7 +28,7 @@ from clinloop.datasets.admission import (
     useful_cache_px,
 )
 from clinloop.datasets.audit import Entry, Ties, find_leaks, find_ties, make_audit
-from clinloop.datasets.case import Case, LayoutResult, Split
+from clinloop.datasets.case import LayoutResult
 from clinloop.datasets.dataset import (
     CaseRow,
     Dataset,
@@ -43,14 +41,12 @@ from clinloop.datasets.dataset import (
 from clinloop.datasets.findings import CustodianAudit, LeakFacts, ReasonCount
 from clinloop.datasets.layouts import choose_layout
 from clinloop.datasets.layouts.folder import Folder
-from clinloop.datasets.pixels import RULES, ImageFacts, PixelJob, StoreSettings
+from clinloop.datasets.pixels import RULES, StoreSettings
+from clinloop.datasets.sealed import Facts, SealRecord, SealWriter, sample_originals, write_facts
 from clinloop.datasets.splits import assign_splits, split_digest, split_problems
+from clinloop.datasets.storing import Item, Progress, Source
 from clinloop.datasets.vault import Secret, commitment, new_salt
-from clinloop.datasets.workers import store_all
-from clinloop.errors import BadInput, LeakFound, NotNow, Refusal
-
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total); phases: reading, images, duplicates, audit, writing."""
+from clinloop.errors import BadInput, LeakFound, NotNow
 
 
 def ingest(
@@ -94,44 +90,11 @@ def ingest(
             result = replace(result, notes=[*result.notes, note])
         progress("reading", 1, 1)
         with _building(state, stored) as build:
-            source = _Source(root, stored, key, chosen.layout.name, chosen.reason, result, test_rule(options, result))
+            source = Source(root, stored, key, chosen.layout.name, chosen.reason, result, test_rule(options, result))
             record = _build(source, build, options, progress)
             os.sync()  # a rename that survives a power cut must not outlive the files it names
             build.rename(datasets_folder(state) / stored)
     return record
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A folder whose layout was read."""
-
-    root: Path
-    name: str
-    key: bytes
-    layout: str
-    reason: str
-    result: LayoutResult
-    test: Literal["official"] | float
-
-    def keyed(self, kind: str, identity: str) -> str:
-        """Return an opaque id: 12 hex digits that say nothing without the key, and differ between datasets."""
-        return hmac.digest(self.key, f"{self.name}\0{kind}\0{identity}".encode(), "sha256").hex()[:12]
-
-
-@dataclass
-class _Item:
-    """A case on its way into the dataset."""
-
-    case: Case
-    case_id: str
-    folder: Path
-    """Where its image lies."""
-    row: int | None = None
-    """Row in the caches while they are filled."""
-    facts: ImageFacts | None = None
-    unreadable: str = ""
-    split: Split | None = None
-    """None until split; stays None for a case that is not kept."""
 
 
 @dataclass(frozen=True)
@@ -140,21 +103,20 @@ class _Leaks:
     dropped: list[int]
 
 
-def _build(source: _Source, build: Path, options: IngestOptions, progress: Progress) -> DatasetRecord:
+def _build(source: Source, build: Path, options: IngestOptions, progress: Progress) -> DatasetRecord:
     """Write a whole dataset into the building folder and return its record."""
     result, names = source.result, attribute_names(source.result.attributes)
-    items = _identify(source, build, names)
+    items = storing.identify(source, build, names)
     sources = [item.case.source for item in items]
     cache_px = useful_cache_px(source.root, sources, options.cache_px)
     check_disk(source.root, sources, cache_px, build)
     assemble.make_folders(build)
-    _store_images(
-        source,
-        items,
-        build,
-        StoreSettings(options.max_px, cache_px, tuple(str(assemble.create_cache(build, px)) for px in cache_px)),
-        progress,
-    )
+    caches = tuple(str(assemble.create_cache(build, px)) for px in cache_px)
+    settings, vault = StoreSettings(options.max_px, cache_px, caches), build / "vault"
+    if options.seal:
+        storing.measure(source, items, options.max_px, progress)
+    else:
+        storing.store(source, items, settings, progress)
     progress("duplicates", 0, 1)
     readable = [item for item in items if item.facts]
     entries = [Entry(item.case, item.facts) for item in readable if item.facts]
@@ -163,6 +125,9 @@ def _build(source: _Source, build: Path, options: IngestOptions, progress: Progr
     leaks = _judge_leaks(entries, ties, options.on_leak)
     seed = _secret_seed(source, options.seed)
     _split(source, items, readable, ties, set(leaks.dropped), options, seed)
+    writer = SealWriter(vault, options.seal)
+    if options.seal:
+        storing.store_measured(source, items, settings, writer, build, progress)
     progress("audit", 0, 1)
     audit = make_audit(
         entries,
@@ -177,12 +142,12 @@ def _build(source: _Source, build: Path, options: IngestOptions, progress: Progr
     )
     progress("audit", 1, 1)
     progress("writing", 0, 1)
-    rows = _place(source, readable, ties, build)
-    kept = [item for item in sorted(readable, key=lambda item: item.case_id) if item.split in {"train", "val"}]
+    rows = storing.place(source, readable, ties, build, sealed=bool(options.seal))
+    kept = [item for item in storing.by_id(readable) if item.split in {"train", "val"}]
     for px in cache_px:
         cached = [item.row for item in kept if item.row is not None]
         assemble.finish_cache(build / "view" / f"cache_{px}.npy", px, cached, [item.case_id for item in kept])
-    assemble.write_tables(build, rows, list(names.values()))
+    assemble.write_tables(build, rows, list(names.values()), sealed=bool(options.seal))
     salt = new_salt()
     record = DatasetRecord(
         name=source.name,
@@ -205,55 +170,35 @@ def _build(source: _Source, build: Path, options: IngestOptions, progress: Progr
         ),
         commitment=commitment(rows, salt),
     )
-    assemble.write_model(build / "vault" / "secret.json", Secret(salt=salt, split_seed=seed))
-    assemble.write_model(build / "vault" / "audit.json", _custodian_audit(rows, items, leaks, result))
-    assemble.write_sources(build / "vault" / "sources.csv", ((item.case_id, item.case.source) for item in readable))
+    custodian = _custodian_audit(rows, items, leaks, result)
+    origins = assemble.sources_text((item.case_id, item.case.source) for item in readable)
+    if options.seal:
+        facts = Facts(
+            table=assemble.cases_text([row for row in rows if row.split == "test"], list(names.values())),
+            sources=origins,
+            audit=custodian,
+            salt=salt,
+            split_seed=seed,
+            stream_sha256=writer.finish(),
+            images=writer.places,
+        )
+        write_facts(vault, facts, options.seal)
+    else:
+        assemble.write_model(vault / "secret.json", Secret(salt=salt, split_seed=seed))
+        assemble.write_model(vault / "audit.json", custodian)
+        assemble.write_private(vault / "sources.csv", origins)
+    seal = SealRecord(
+        source=str(source.root),
+        originals=sample_originals([item.case.source for item in kept]),
+        recipients=list(options.seal),
+        pieces=writer.pieces,
+    )
+    assemble.write_model(vault / "seal.json", seal)
     assemble.write_model(build / "audit.json", audit)
     assemble.write_model(build / "dataset.json", record)
     assemble.close_view(build)
     progress("writing", 1, 1)
     return record
-
-
-def _identify(source: _Source, build: Path, names: Mapping[str, str]) -> list[_Item]:
-    """Give every case its opaque id, in an order that does not depend on the file system."""
-    items: list[_Item] = []
-    taken: set[str] = set()
-    for case in sorted(source.result.cases, key=lambda case: case.source):
-        split = case.split if source.test == "official" else None
-        attributes = {new: case.attributes.get(old, "") for old, new in names.items()}
-        candidates = (source.keyed("case", f"{case.source}\0{n}") for n in count())
-        case_id = next(
-            candidate for candidate in candidates if candidate not in taken
-        )  # 48 bits do collide, once in 10⁶ datasets
-        taken.add(case_id)
-        folder = build / ("vault" if split == "test" else "view") / "images"
-        items.append(_Item(replace(case, split=split, attributes=attributes), case_id, folder))
-    return items
-
-
-def _store_images(
-    source: _Source, items: Sequence[_Item], build: Path, settings: StoreSettings, progress: Progress
-) -> None:
-    """Decode and store every image once, in the order of the opaque ids, so that nothing on disk tells of the order of the source."""
-    ordered = sorted(items, key=lambda item: item.case_id)
-    for row, item in enumerate(item for item in ordered if item.case.split != "test"):
-        item.row = row
-    jobs = [
-        PixelJob(str(source.root / item.case.source), str(item.folder / item.case_id), item.row) for item in ordered
-    ]
-    progress("images", 0, len(jobs))
-    for done, (at, outcome) in enumerate(store_all(jobs, settings), start=1):
-        if isinstance(outcome, ImageFacts):
-            ordered[at].facts = outcome
-        else:
-            ordered[at].unreadable = outcome.reason
-        progress("images", done, len(jobs))
-    if not any(item.facts for item in items):
-        raise _with_notes(
-            BadInput(f"None of the {len(items)} images can be read; the first: {items[0].unreadable}."),
-            _unreadable_lines(items),
-        )
 
 
 def _judge_leaks(entries: Sequence[Entry], ties: Ties, on_leak: str) -> _Leaks:
@@ -265,7 +210,7 @@ def _judge_leaks(entries: Sequence[Entry], ties: Ties, on_leak: str) -> _Leaks:
             f"{len(leaks.all)} training case(s) are tied to the official test set ({', '.join(kinds)}), so a test score would be too good. Nothing was "
             'added. Drop them from training (on_leak="drop"), or keep them and say why (on_leak="<reason>"), or group by something else.'
         )
-        raise _with_notes(
+        raise storing.with_notes(
             refusal,
             [f"{kind}: {entries[i].case.source}" for kind, members in leaks.by_kind.items() for i in members[:50]],
         )
@@ -280,9 +225,9 @@ def _judge_leaks(entries: Sequence[Entry], ties: Ties, on_leak: str) -> _Leaks:
 
 
 def _split(
-    source: _Source,
-    items: Sequence[_Item],
-    readable: Sequence[_Item],
+    source: Source,
+    items: Sequence[Item],
+    readable: Sequence[Item],
     ties: Ties,
     dropped: set[int],
     options: IngestOptions,
@@ -297,34 +242,15 @@ def _split(
     if problems:
         unreadable = sum(bool(item.unreadable) and item.case.split != "test" for item in items)
         also = [f"{unreadable} image(s) cannot be read."] if unreadable else []
-        raise _with_notes(BadInput(" ".join([*problems, *also])), _unreadable_lines(items))
+        raise storing.with_notes(BadInput(" ".join([*problems, *also])), storing.unreadable_lines(items))
     for i, split in zip(
         at, assign_splits(labels, groups, official, test=fraction, val=options.val, seed=seed), strict=True
     ):
         readable[i].split = split
 
 
-def _place(source: _Source, readable: Sequence[_Item], ties: Ties, build: Path) -> list[CaseRow]:
-    """Move every image where its split belongs, remove those not kept, and return the rows in the order of the opaque ids."""
-    rows: list[CaseRow] = []
-    for item, root in zip(readable, ties.roots, strict=True):
-        assert item.facts
-        image = item.folder / (item.case_id + item.facts.suffix)
-        if item.split is None:
-            image.unlink()
-            continue
-        image = assemble.place_image(image, build / ("vault" if item.split == "test" else "view") / "images")
-        group = source.keyed("group", readable[root].case.source)
-        rows.append(
-            CaseRow(
-                item.case_id, item.split, group, item.case.label, item.case.attributes, image, item.facts.file_sha256
-            )
-        )
-    return sorted(rows, key=lambda row: row.case_id)
-
-
 def _custodian_audit(
-    rows: Sequence[CaseRow], items: Sequence[_Item], leaks: _Leaks, result: LayoutResult
+    rows: Sequence[CaseRow], items: Sequence[Item], leaks: _Leaks, result: LayoutResult
 ) -> CustodianAudit:
     test = [row for row in rows if row.split == "test"]
     counts = Counter(row.label for row in test)
@@ -346,19 +272,9 @@ def _custodian_audit(
     )
 
 
-def _secret_seed(source: _Source, seed: int) -> int:
+def _secret_seed(source: Source, seed: int) -> int:
     """Return the seed in use: without the key nobody can repeat the split of a public dataset."""
     return int.from_bytes(hmac.digest(source.key, f"{source.name}\0split\0{seed}".encode(), "sha256")[:4], "big")
-
-
-def _unreadable_lines(items: Sequence[_Item]) -> list[str]:
-    return [f"{item.case.source}: {item.unreadable}" for item in items if item.unreadable][:200]
-
-
-def _with_notes(error: Refusal, lines: Sequence[str]) -> Refusal:
-    for line in lines:
-        error.add_note(line)
-    return error
 
 
 @contextmanager

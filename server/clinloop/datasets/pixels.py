@@ -57,10 +57,12 @@ class PixelJob:
     """One image to store."""
 
     source: str
-    target: str
-    """Path without suffix."""
+    target: str | None
+    """Path without suffix; None = nothing is written."""
     row: int | None
     """Row in the caches, None = the image goes into no cache."""
+    wants_file: bool = False
+    """Hand the file back in `ImageFacts.file`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class ImageFacts:
     """Names of the metadata that the source carried; never values."""
     handling: tuple[str, ...]
     """Which rules beyond re-encoding applied."""
+    file: bytes = b""
+    """Content of the stored file, for a job that wants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,8 @@ class PixelStore:
             return Unreadable(_reason(error))
         suffix = ".jpg" if facts.is_jpeg else ".png"
         encoded = _encode(image, suffix)
-        Path(job.target + suffix).write_bytes(encoded)
+        if job.target is not None:
+            Path(job.target + suffix).write_bytes(encoded)
         if job.row is not None:
             self._write_caches(encoded, job.row)
         gray = image.convert("L")
@@ -139,6 +144,7 @@ class PixelStore:
             mode=facts.mode,
             tags=facts.tags,
             handling=facts.handling,
+            file=encoded if job.wants_file else b"",
         )
 
     def _write_caches(self, encoded: bytes, row: int) -> None:

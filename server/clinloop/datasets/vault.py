@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from clinloop.datasets.dataset import CaseRow, DatasetRecord, read_cases
 from clinloop.datasets.findings import CustodianAudit
+from clinloop.datasets.sealed import Seal, seal_state
+from clinloop.errors import NotNow
+
+__all__ = ["Seal", "commitment", "custodian_audit", "holds", "new_salt", "open_test", "seal_state", "verify_commitment"]
 
 
 class Secret(BaseModel):
@@ -32,14 +36,30 @@ def new_salt() -> str:
 
 
 def open_test(dataset_folder: Path) -> list[CaseRow]:
-    """Return the test cases with labels, in the order of their opaque ids. Called by finalize and by nobody else."""
-    vault = dataset_folder / "vault"
+    """Return the test cases with labels, in the order of their opaque ids. Called by finalize and by nobody else.
+
+    Raises:
+        NotNow: they are sealed.
+    """
+    vault = _readable(dataset_folder)
     return read_cases(vault / "cases.csv", vault / "images")
 
 
 def custodian_audit(dataset_folder: Path) -> CustodianAudit:
-    """Return what only the custodian may read."""
-    return CustodianAudit.model_validate_json((dataset_folder / "vault" / "audit.json").read_text(encoding="utf-8"))
+    """Return what only the custodian may read.
+
+    Raises:
+        NotNow: it is sealed.
+    """
+    return CustodianAudit.model_validate_json((_readable(dataset_folder) / "audit.json").read_text(encoding="utf-8"))
+
+
+def _readable(dataset_folder: Path) -> Path:
+    if seal_state(dataset_folder).is_sealed:
+        raise NotNow(
+            f"The test part of {dataset_folder.name} is sealed; it is opened for one task by `clinloop unseal TASK --identity FILE`."
+        )
+    return dataset_folder / "vault"
 
 
 def commitment(cases: Iterable[CaseRow], salt: str) -> str:
@@ -58,13 +78,25 @@ def commitment(cases: Iterable[CaseRow], salt: str) -> str:
 
 
 def verify_commitment(dataset_folder: Path, *, check_images: bool = True) -> bool:
-    """Tell whether splits, groups, labels and (by default) image files are those that were committed to when the dataset was added."""
-    record = DatasetRecord.model_validate_json((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
+    """Tell whether splits, groups, labels and (by default) image files are those that were committed to when the dataset was added.
+
+    Raises:
+        NotNow: the test part is sealed; `holds` checks it while it is open.
+    """
+    test = open_test(dataset_folder)
     secret = Secret.model_validate(json.loads((dataset_folder / "vault" / "secret.json").read_text(encoding="utf-8")))
-    cases = [*read_cases(dataset_folder / "cases.csv", dataset_folder / "view" / "images"), *open_test(dataset_folder)]
+    if check_images:
+        test = [case._replace(image_sha256=_file_sha256(case.image)) for case in test]
+    return holds(dataset_folder, test, secret.salt, check_images=check_images)
+
+
+def holds(dataset_folder: Path, test: Iterable[CaseRow], salt: str, *, check_images: bool = True) -> bool:
+    """Tell whether these test cases, together with what is stored of train and val, are those that were committed to."""
+    record = DatasetRecord.model_validate_json((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
+    cases = read_cases(dataset_folder / "cases.csv", dataset_folder / "view" / "images")
     if check_images:
         cases = [case._replace(image_sha256=_file_sha256(case.image)) for case in cases]
-    return hmac.compare_digest(commitment(cases, secret.salt), record.commitment)
+    return hmac.compare_digest(commitment([*cases, *test], salt), record.commitment)
 
 
 def _leaf(case: CaseRow, salt: bytes) -> bytes:
