@@ -38,7 +38,12 @@ FAILPOINTS = [
         "the supervisor holds the run",
         "launches another supervisor, which begins at the recorded status",
     ),
-    Failpoint("run:training", "train.py runs in its sandbox", "ends the sandbox; the run is `lost` and refunded", True),
+    Failpoint(
+        "run:training",
+        "train.py runs in its sandbox",
+        "goes on with a container; other sandboxes die with their supervisor, such a run is `lost` and refunded",
+        True,
+    ),
     Failpoint(
         "run:predicting", "training has ended, its /out is kept", "predicts with the checkpoint that is there", True
     ),

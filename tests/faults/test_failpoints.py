@@ -27,8 +27,8 @@ INIT = failpoints("task:")
 RUN = failpoints("run:", "predict:")
 FINALIZE = failpoints("finalize:", without=("finalize:reopened", "finalize:invalid"))
 OTHER_ENDS = failpoints("finalize:reopened", "finalize:invalid")
-LOSES = ("run:training", f"run:predicting{UNCOMMITTED}")
-"""Where the death of the supervisor loses the run: its training has begun, and its end is not recorded."""
+LOSES = (f"run:predicting{UNCOMMITTED}", "run:training")
+"""Where the death of the supervisor loses the run: its training has begun, its end is not recorded, and its sandbox is gone."""
 WHILE_OPEN = FINALIZE[FINALIZE.index("finalize:unsealing") : FINALIZE.index("finalize:evaluated")]
 """Where the death of the supervisor is a touch of the test set that the record must show."""
 ONCE = ("evaluation_started", "unsealing", "scored", "evaluated")
@@ -46,6 +46,11 @@ def fresh(lab: Lab) -> Lab:
     another = Lab(Services(lab.services.settings, lab.services.accept_no_isolation))
     runs.recover(another.services)
     return another
+
+
+def loses(lab: Lab) -> tuple[str, ...]:
+    """Return the failpoints at which the death of the supervisor loses the run; a container that trains outlives it."""
+    return LOSES[:1] if lab.services.settings.sandbox == "docker" else LOSES
 
 
 def dying(name: str, nth: int = 1) -> list[str]:
@@ -83,6 +88,7 @@ def test_a_run_in_bubblewrap_that_is_killed_at_a_failpoint_has_one_end_and_is_ch
 
 
 @pytest.mark.sandbox
+@pytest.mark.docker
 @pytest.mark.parametrize(
     "name",
     [f"run:training{UNCOMMITTED}", "run:training", f"run:predicting{UNCOMMITTED}", "predict:started", "run:scoring"],
@@ -105,7 +111,7 @@ def the_run_ends_once(lab: Lab, name: str) -> None:
         another = fresh(lab)
         for task, death in deaths:
             run = another.end(another.store.run(task, "run0"))
-            is_lost = name in LOSES and "server" not in death
+            is_lost = name in loses(lab) and "server" not in death
             assert run.status == ("lost" if is_lost else "succeeded"), (death, run)
             assert is_lost or (run.decision, run.score) == ("accepted", 0.5), run
             assert lab.charged(task) == (0 if is_lost else 1), death
@@ -146,7 +152,7 @@ def test_an_evaluation_that_is_killed_at_a_failpoint_touches_the_test_set_once_a
     [
         "trained_lab",
         pytest.param("strict_lab", marks=pytest.mark.sandbox),
-        pytest.param("docker_lab", marks=pytest.mark.sandbox),
+        pytest.param("docker_lab", marks=[pytest.mark.sandbox, pytest.mark.docker]),
     ],
     ids=["plain", "bubblewrap", "docker"],
 )
@@ -213,14 +219,22 @@ def test_an_evaluation_that_fails_and_is_killed_as_it_says_so_says_so_once(lab: 
             lab.check(task)
 
 
+@pytest.mark.parametrize(
+    "backend",
+    ["lab", pytest.param("docker_lab", marks=[pytest.mark.sandbox, pytest.mark.docker])],
+    ids=["plain", "docker"],
+)
 def test_a_run_whose_server_and_supervisor_die_at_one_failpoint_after_the_other_ends_and_is_charged_once(
-    lab: Lab,
+    request: pytest.FixtureRequest, backend: str
 ) -> None:
+    lab: Lab = request.getfixturevalue(backend)
     task = lab.task(TRAIN, PREDICT)
-    one_after_the_other(lab, "full", task, [name for name in RUN if name not in (*LOSES, *GOES_ON)])
+    one_after_the_other(lab, "full", task, [name for name in RUN if name not in (*loses(lab), *GOES_ON)])
 
     assert lab.end(lab.store.run(task, "run0")).status == "succeeded"
-    assert lab.events(task, "run0") == ["reserved", "settled"]
+    events = lab.events(task, "run0")
+    assert [event for event in events if event != "resumed"] == ["reserved", "settled"]
+    assert events.count("resumed") == (backend == "docker_lab")  # in a container it trained on without a supervisor
     assert lab.charged(task) == 1
     lab.check(task)
 
