@@ -39,6 +39,9 @@ FAILPOINTS = [
         "launches another supervisor, which begins at the recorded status",
     ),
     Failpoint(
+        "gpu:leased", "a run or an evaluation has its GPUs", "goes on with the same GPUs, nobody else gets them", True
+    ),
+    Failpoint(
         "run:training",
         "train.py runs in its sandbox",
         "goes on with a container; other sandboxes die with their supervisor, such a run is `lost` and refunded",

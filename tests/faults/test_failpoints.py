@@ -38,7 +38,9 @@ GOES_ON = ("run:launched", "finalize:launched")
 
 
 def test_the_cases_below_are_all_failpoints() -> None:
-    assert sorted([*INIT, *RUN, *FINALIZE, *OTHER_ENDS]) == sorted(NAMES)
+    assert sorted([*INIT, *RUN, *FINALIZE, *OTHER_ENDS, *failpoints("gpu:")]) == sorted(
+        NAMES
+    )  # "gpu:" is in test_gpus.py
 
 
 def fresh(lab: Lab) -> Lab:

@@ -8,11 +8,13 @@ import time
 import pytest
 
 from clinloop import runs
+from clinloop.failpoints import UNCOMMITTED
 from clinloop.sandbox.gpu_check import MISMATCH
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 
 from ..gpu.driver import Driver, gpu, mig, uuid
+from .killing import failpoints
 from .lab import Lab, train_code, until
 
 LONG = train_code("(session.out / 'begun').touch()\ntime.sleep(40)")
@@ -144,6 +146,25 @@ def test_who_waits_settles_a_run_whose_supervisor_was_killed_and_then_has_its_gp
     gpu_lab.end(second)
     for task in tasks:
         gpu_lab.check(task)
+
+
+@pytest.mark.parametrize("name", failpoints("gpu:"))
+def test_a_run_whose_supervisor_is_killed_as_it_gets_its_gpus_trains_on_them_and_gives_them_back(
+    gpu_lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    task = gpu_lab.task(train_code(VISIBLE))
+    with monkeypatch.context() as armed:
+        armed.setenv("CLINLOOP_FAILPOINT", name)
+        run = gpu_lab.start(task, gpus=2)
+    log = gpu_lab.services.state.task(task).run(run.name).root / "supervisor.log"
+    until(lambda: f"killed at failpoint {name}" in log.read_text(), 30)
+    assert len(holders(gpu_lab)) == (0 if name.endswith(UNCOMMITTED) else 2)
+
+    ended = gpu_lab.end(run)
+
+    assert ended.status == "succeeded" and len(ended.facts["gpus"]) == 2, ended
+    assert holders(gpu_lab) == {}
+    gpu_lab.check(task)
 
 
 def test_a_run_that_was_queued_when_its_supervisor_died_keeps_its_place(gpu_lab: Lab) -> None:

@@ -39,7 +39,7 @@ class Gpus:
 
         Nothing comes back while an earlier claim waits, even if that wants more than is free: strict order of arrival.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction("gpu:leased") as connection:
             place = _place(connection, task_id, holder)
             if place is None or place.uuids or place.ahead:
                 return place.uuids if place else ()
