@@ -128,6 +128,20 @@ def test_a_container_that_is_long_overdue_is_removed_with_the_next_start(
     docker.stop(forgotten.name)
 
 
+def test_a_container_survives_a_jump_of_the_clock_past_its_deadline(
+    docker: Docker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Bench(docker, tmp_path).job("import time; time.sleep(600)")
+    docker.start(job)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 86_400)  # the lid was closed for a night
+
+    assert Bench(docker, tmp_path).run("pass").exit == Exit(0)
+
+    assert docker.wait(job.name, 0.1) is None
+    docker.stop(job.name)
+
+
 def test_another_backend_does_not_drop_what_it_cannot_end(docker: Docker, tmp_path: Path) -> None:
     job = Bench(docker, tmp_path).job("import time; time.sleep(600)")
     docker.start(job)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 INSTANCE, JOB, DEADLINE = "org.clinloop.instance", "org.clinloop.job", "org.clinloop.deadline"
 """Labels: the state folder that a container belongs to, its job, and the Unix time after which anybody may remove it."""
+CLOCK = "org.clinloop.clock"
+"""Label: the same by the clock of this boot, which stands still while the machine sleeps: "BOOT SECONDS"."""
 OVERDUE_S = 120
 """So long after a job's own deadline its container is removed by whoever starts the next one."""
 _COMMAND = 'exec 2>&1; exec "$@"'
@@ -67,10 +69,25 @@ def create(client: APIClient, job: Job, *, state: Path, is_root: bool, mounts: S
             INSTANCE: instance_of(state),
             JOB: job.name,
             DEADLINE: str(int(time.time() + job.wall_seconds) + OVERDUE_S),
+            CLOCK: f"{_boot()} {int(time.monotonic() + job.wall_seconds) + OVERDUE_S}",
         },
         host_config=_host_config(client, job, mounts),
     )
     return str(container["Id"])
+
+
+def is_overdue(labels: Mapping[str, str]) -> bool:
+    """Tell whether nobody can be waiting for a container any more.
+
+    By both clocks: when a lid was closed or the time set, Unix time jumps past the deadlines of runs whose supervisors still count seconds.
+    """
+    boot, _, until = labels.get(CLOCK, "").partition(" ")
+    is_past = time.time() > float(labels.get(DEADLINE, "inf"))
+    return is_past and (boot != _boot() or time.monotonic() > float(until))
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _host_config(client: APIClient, job: Job, mounts: Sequence[Mount]) -> dict[str, Any]:

@@ -301,7 +301,7 @@ class Docker:
             label = f"{container.INSTANCE}={container.instance_of(self._state)}"
             found: list[dict[str, Any]] = client.containers(all=True, filters={"label": label})
         for each in found:
-            if time.time() > float(each["Labels"].get(container.DEADLINE, "inf")):
+            if container.is_overdue(each["Labels"]):
                 _log.warning("removing %s, which is overdue", each["Labels"].get(container.JOB))
                 self.stop(each["Labels"][container.JOB])
                 self._remove(each["Id"])
