@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from typing import NamedTuple
 
 from clinloop.errors import BadInput
@@ -119,6 +120,7 @@ def _reach(name: str, kill: Kill) -> None:
         return
     os.write(2, f"killed at failpoint {name}\n".encode())  # for the test that asks where
     if kill.victim in ("server", "both") and kill.server_pid:
-        os.kill(kill.server_pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has died before
+            os.kill(kill.server_pid, signal.SIGKILL)
     if kill.victim != "server" or not kill.server_pid:
         os.kill(os.getpid(), signal.SIGKILL)

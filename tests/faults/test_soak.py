@@ -13,10 +13,9 @@ from collections import Counter
 import pytest
 
 from clinloop import runs
-from clinloop.failpoints import NAMES
 from clinloop.store.rows import RunRow
 
-from .killing import WHO, Victim
+from .killing import WHO, Victim, failpoints
 from .lab import TERMINAL, Lab, kill, predict_code, train_code, until
 
 TASKS = 3
@@ -25,7 +24,8 @@ TRAIN = train_code(
     "import os\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\ntime.sleep(0.2)\nsession.checkpoint.write_text('weights')"
 )
 PREDICT = predict_code("time.sleep(0.1)")
-AT_POINTS = sorted(name for name in NAMES if not name.startswith(("task:", "gpu:")))
+IN_RUN = failpoints("run:", "predict:")
+IN_EVALUATION = failpoints("finalize:", "predict:", without=("finalize:reopened", "finalize:invalid"))
 
 
 @pytest.mark.timeout(7200)
@@ -47,10 +47,11 @@ def test_nothing_is_lost_or_done_twice_whatever_is_killed_at_whatever_moment(
         while may_die and len(living) < TASKS:
             living.append(lab.task(TRAIN, PREDICT))
         with contextlib.ExitStack() as stack:
-            deaths = [death(moments) if may_die else "" for _ in living]
+            todo = [owed(lab, task) for task in living]
+            deaths = [death(moments, carried) if may_die else "" for *_, carried in todo]
             servers = [
-                stack.enter_context(Victim(lab, *owed(lab, task), "" if where == "anywhere" else where))
-                for task, where in zip(living, deaths, strict=True)
+                stack.enter_context(Victim(lab, *step, "" if where == "anywhere" else where))
+                for step, where in zip(todo, deaths, strict=True)
             ]
             for server, where in zip(servers, deaths, strict=True):
                 killed.update(kill_anywhere(server, moments) if where == "anywhere" else await_end(server))
@@ -58,13 +59,15 @@ def test_nothing_is_lost_or_done_twice_whatever_is_killed_at_whatever_moment(
             until(lambda task=task: not runs.recover(lab.services, task) and not lab.supervisors(task, "finalize"), 30)
             has_held(lab, task)
             living.remove(task)
-    print(f"{killed.total()} kills: {dict(killed)}")
+            print(f"{killed.total()} kills", flush=True)
+    print(dict(killed))
 
 
-def death(moments: random.Random) -> str:
+def death(moments: random.Random, carried: str) -> str:
     """Return where the next server or its supervisor is to die: at some failpoint, at the nth of all, or at any moment."""
     who = moments.choice(WHO)
-    return moments.choice(["anywhere", f"*,{who},{moments.randint(1, 20)}", f"{moments.choice(AT_POINTS)},{who}"])
+    names = IN_EVALUATION if carried == "finalize" else IN_RUN
+    return moments.choice(["anywhere", f"*,{who},{moments.randint(1, 15)}", f"{moments.choice(names)},{who}"])
 
 
 def owed(lab: Lab, task: str) -> tuple[str, str, str]:
