@@ -16,7 +16,7 @@ from clinloop.access import Client, own_client, server_pid
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import SandboxUnavailable
 from clinloop.guarantee import Connection
-from clinloop.sandbox import backends
+from clinloop.sandbox import backends, gpus
 from clinloop.sandbox.base import Sandbox
 from clinloop.services import Services
 
@@ -49,6 +49,8 @@ def examine(services: Services, out: Console, *, client: Client | None = None, s
     except SandboxUnavailable as refusal:
         works = False
         table.add_row("sandbox", f"[red]none:[/red] {refusal}")
+    for what, finding in _gpus(services):
+        table.add_row(what, escape(finding))
     table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
     table.add_row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
     out.print(table, soft_wrap=False)
@@ -83,6 +85,22 @@ def _guarantee(services: Services, client: Client | None, socket: Path | None, o
         sealed = guarantee.standing(connection, findings, services.seal(name))
         if sealed.reason != standing.reason or sealed.level != standing.level:
             out.print(f"Dataset {name}: {escape(sealed.text)}", highlight=False)
+
+
+def _gpus(services: Services) -> list[tuple[str, str]]:
+    """Return the rows about GPUs: how many a run gets, then each with who has it."""
+    found = gpus.find(services.settings)
+    if not found.gpus:
+        return [("gpus", f"none: {found.problem}")]
+    leased = services.store.leased_gpus()
+    default, most = gpus.per_run(services.settings, found), gpus.most_per_run(services.settings, found)
+    rows = [("gpus", f"{len(found.gpus)}; a run gets {default} and may ask for {most}. {found.problem}".rstrip())]
+    for gpu in found.gpus:
+        holder = leased.get(gpu.uuid)
+        state = f"leased to {holder}" if holder else "in use by other processes" if gpu.processes else "free"
+        memory = f"{gpu.used_bytes / 2**30:.1f} of {gpu.memory_bytes / 2**30:.0f} GiB used"
+        rows.append((f"  {gpu.uuid}", f"{gpu.name}, {memory}, {state}"))
+    return rows
 
 
 def _image(sandbox: Sandbox, image: str) -> str:

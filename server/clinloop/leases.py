@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from clinloop.context import TaskContext
 from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox import gpus
-from clinloop.store.gpus import Place
+from clinloop.settings import Settings
 from clinloop.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def hold(
         note = "; ".join(f"{gpu.uuid} is in use by other processes" for gpu in busy)
         if note != place.note:
             store.note_gpu_wait(here.task.id, holder, note)
-        if (text := describe(place._replace(note=note))) != told:
-            report(text)
+        if (text := place._replace(note=note).text) != told:
+            report(f"waiting for {text}")
             told = text
         if time.monotonic() >= recover_at:
             recover()
@@ -69,21 +69,18 @@ def hold(
         time.sleep(_POLL_S)
 
 
-def describe(place: Place) -> str:
-    """Return what a holder waits for, in words for the agent."""
-    what = f"waiting for {place.wanted} GPU{'s' if place.wanted > 1 else ''}"
-    where = f"{place.ahead} before it in the line" if place.ahead else "next in the line"
-    return f"{what}: {where}{f'; {place.note}' if place.note else ''}"
+def check_cleared(here: TaskContext) -> None:
+    """Log which GPUs of an ended run or evaluation still have processes on them; nobody is given those."""
+    for gpu in find_left(here.settings, here.gpus):
+        _log.warning("processes %s still compute on %s after their lease ended", gpu.processes, gpu.uuid)
 
 
-def check_cleared(here: TaskContext) -> list[str]:
-    """Return which GPUs of an ended run or evaluation still have processes on them, after a moment; nobody is given those."""
+def find_left(settings: Settings, uuids: Sequence[str]) -> list[gpus.Gpu]:
+    """Return those of the GPUs on which processes are left, after the moment that the driver takes to forget one."""
     deadline = time.monotonic() + _CLEAR_S
-    while here.gpus:
-        left = [gpu for gpu in gpus.find(here.settings).gpus if gpu.uuid in here.gpus and gpu.processes]
+    while uuids:
+        left = [gpu for gpu in gpus.find(settings).gpus if gpu.uuid in uuids and gpu.processes]
         if not left or time.monotonic() > deadline:
-            for gpu in left:
-                _log.warning("processes %s still compute on %s after their lease ended", gpu.processes, gpu.uuid)
-            return [gpu.uuid for gpu in left]
+            return left
         time.sleep(_POLL_S)
     return []

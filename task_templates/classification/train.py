@@ -45,8 +45,8 @@ def load_images(cases):
 session = open_session()
 if session.gpus > 1 and "LOCAL_RANK" not in os.environ:  # start once more, as one process per GPU
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(session.facts.get("cpus", 1)) // session.gpus))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={session.gpus}"]
-    os.execv(sys.executable, [sys.executable, *torchrun, __file__])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    os.execv(sys.executable, [sys.executable, *torchrun, f"--nproc-per-node={session.gpus}", __file__])
 if PROCESSES > 1:
     dist.init_process_group("cpu:gloo,cuda:nccl" if ON_GPU else "gloo")
 torch.manual_seed(session.seed + RANK)

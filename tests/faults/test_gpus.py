@@ -256,7 +256,7 @@ def test_an_evaluation_waits_for_the_gpu_that_its_runs_had(gpu_lab: Lab) -> None
 
     gpu_lab.finalize(task)
 
-    until(lambda: gpu_lab.store.task(task).phase == "waiting for 1 GPU: next in the line", 20)
+    until(lambda: gpu_lab.store.task(task).phase == "waiting for 1 GPU, next in the line", 20)
     runs.stop(gpu_lab.services, other, blocker.name)
     assert gpu_lab.evaluated(task).status == "evaluated"
     assert holders(gpu_lab) == {}

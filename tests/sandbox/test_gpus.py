@@ -5,23 +5,36 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from clinloop import doctor, leases
 from clinloop.errors import SandboxUnavailable
 from clinloop.resources import resource
 from clinloop.sandbox import container, gpu_check, gpus
 from clinloop.sandbox.backends import load_backend
 from clinloop.sandbox.base import Exit, Job, Mount, Sandbox
 from clinloop.sandbox.checks.bench import Bench
-from clinloop.settings import Settings
+from clinloop.services import Services
+from clinloop.settings import Limits, Settings, load_settings
 
 from ..gpu.driver import Driver, gpu, mig, uuid
 
 CHECK = resource("sandbox_images") / "runtime" / "clinloop_runtime" / "gpus.py"
+MEET = """
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+number = torch.tensor(dist.get_rank() + 1.0)
+dist.all_reduce(number)
+print("sum", float(number))
+dist.destroy_process_group()
+"""
 COUNT_INTERFACES = "import ctypes; print(ctypes.CDLL(None).getifaddrs(ctypes.byref(ctypes.c_void_p())))"
 
 
@@ -110,6 +123,22 @@ def test_the_device_files_are_those_of_the_leased_gpus_alone(
         gpus.device_files(settings, [uuid(9)])
 
 
+def test_doctor_lists_every_gpu_with_who_has_it(settings: Settings, driver: Driver) -> None:
+    driver.has(gpu(0, used=3 << 30), gpu(1, pids="12"))
+    shown = StringIO()
+    doctor.examine(Services(with_gpus(settings, gpus_per_run_max=2)), Console(file=shown, width=200))
+    lines = [" ".join(line.split()) for line in shown.getvalue().splitlines()]
+    assert "gpus 2; a run gets 1 and may ask for 2." in lines
+    assert f"{uuid(0)} NVIDIA Fake 80GB, 3.0 of 80 GiB used, free" in lines
+    assert f"{uuid(1)} NVIDIA Fake 80GB, 0.0 of 80 GiB used, in use by other processes" in lines
+
+
+def test_processes_that_stay_on_a_gpu_are_found_after_its_lease(settings: Settings, driver: Driver) -> None:
+    driver.has(gpu(0, pids="12"), gpu(1, pids="13"))
+    threading.Timer(1, driver.has, [gpu(0), gpu(1, pids="13")]).start()  # killed, and forgotten a moment later
+    assert leases.find_left(settings, [uuid(0)]) == []
+
+
 # the check inside --------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +218,13 @@ def backend(name: str, settings: Settings) -> Sandbox:
     return sandbox
 
 
+def ask_for_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let jobs have GPUs by name only: this machine may have none to give."""
+    configure = container._host_config
+    monkeypatch.setattr(container, "_host_config", lambda *given: configure(*given) | {"DeviceRequests": None})
+    monkeypatch.setattr(gpus, "device_files", lambda *_: [])
+
+
 def guarded(bench: Bench, *uuids: str) -> Job:
     """Return a guarded job that would print `started`."""
     mounts = (Mount(CHECK.parent.parent, "/runtime"),)
@@ -233,6 +269,33 @@ def test_a_backend_that_ignores_the_request_for_gpus_is_found_out_before_any_cod
         gpu_check.confirm(sandbox, job, mounts=job.mounts[:-1])
 
 
+@pytest.mark.slow
+@pytest.mark.sandbox
+@pytest.mark.parametrize("name", ["bubblewrap", "docker"])
+def test_processes_that_torchrun_starts_meet_inside_a_sandbox(
+    name: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = backend(name, settings.model_copy(update={"cache": load_settings().cache}))
+    try:
+        python = sandbox.environment("cpu", report=lambda _: None)
+    except SandboxUnavailable as refusal:
+        pytest.skip(str(refusal))
+    ask_for_no_device(monkeypatch)
+    bench = Bench(sandbox, tmp_path)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/meet.py").write_text(MEET, encoding="utf-8")
+    mounts = (*python.mounts, Mount(tmp_path / "code", "/code"))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "/code/meet.py")
+    limits = Limits(memory_bytes=4 << 30, cpus=2)
+    job = bench.job(argv=(python.python, "-u", *torchrun), mounts=mounts, limits=limits)
+    began = time.monotonic()
+    sandbox.start(replace(job, image=python.image, wall_seconds=120, gpus=("GPU-a", "GPU-b")))
+    for _ in range(4):
+        if sandbox.wait(job.name, 30) is not None:
+            break
+    assert bench.finish(job, began).log.count("sum 3.0") == 2
+
+
 @pytest.mark.sandbox
 def test_docker_without_the_container_toolkit_says_what_to_install(settings: Settings, tmp_path: Path) -> None:
     sandbox = backend("docker", settings)
@@ -248,10 +311,7 @@ def test_a_container_with_several_gpus_may_list_interfaces_and_one_without_may_n
 ) -> None:
     bench = Bench(backend("docker", settings), tmp_path)
     assert bench.run(COUNT_INTERFACES).log == "-1\n"
-    configure = container._host_config
-    monkeypatch.setattr(  # this engine may have no GPU to give
-        container, "_host_config", lambda *given: configure(*given) | {"DeviceRequests": None}
-    )
+    ask_for_no_device(monkeypatch)
     job = replace(bench.job(COUNT_INTERFACES), gpus=("GPU-a", "GPU-b"))
     began = time.monotonic()
     bench.sandbox.start(job)

@@ -63,6 +63,7 @@ CHECKS = [
     Check(secrets.network_is_unreachable, needs_isolation=True),
     Check(secrets.other_socket_families_are_refused, needs_isolation=True),
     Check(secrets.localhost_works_inside, needs_isolation=False),
+    Check(secrets.own_name_leads_to_itself, needs_isolation=True),
     Check(secrets.sockets_of_the_host_are_unreachable, needs_isolation=True),
     Check(secrets.two_jobs_do_not_meet, needs_isolation=True),
     Check(secrets.processes_of_the_host_are_invisible, needs_isolation=True),

@@ -98,6 +98,7 @@ def _host_config(client: APIClient, job: Job, mounts: Sequence[Mount]) -> dict[s
     largest = max(limits.out_bytes, limits.tmp_bytes, limits.shm_bytes)
     return client.create_host_config(
         network_mode="none",
+        extra_hosts={"sandbox": "127.0.0.1"},  # its own name, by which processes of one job meet
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges", f"seccomp={profile}"],

@@ -23,7 +23,7 @@ _COMMAND = 'ulimit -u {pids} 2>/dev/null || ulimit -p {pids} 2>/dev/null; exec "
 _FILES = {
     "/etc/passwd": f"sandbox:x:{SANDBOX_UID}:{SANDBOX_UID}::/tmp:/bin/sh\n",
     "/etc/group": f"sandbox:x:{SANDBOX_UID}:\n",
-    "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
 }
 _NAMESPACES = (
     "--unshare-user",

@@ -23,6 +23,13 @@ class Place(NamedTuple):
     note: str
     """Why the first in line still waits."""
 
+    @property
+    def text(self) -> str:
+        """What is waited for, in words for the agent."""
+        what = f"{self.wanted} GPU{'s' if self.wanted > 1 else ''}"
+        where = f"{self.ahead} before it in the line" if self.ahead else "next in the line"
+        return f"{what}, {where}{f': {self.note}' if self.note else ''}"
+
 
 class Gpus:
     """The part of the store that keeps the line and the leases."""

@@ -75,6 +75,12 @@ def localhost_works_inside(bench: Bench) -> None:
     expect(ended.exit.code == 0, ended.log)
 
 
+def own_name_leads_to_itself(bench: Bench) -> None:
+    """Processes of one job meet by the name of their machine: torchrun does."""
+    ended = bench.run("import socket; print(socket.gethostbyname(socket.gethostname()))")
+    expect(ended.log == "127.0.0.1\n", ended.log)
+
+
 def sockets_of_the_host_are_unreachable(bench: Bench) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"\0{_CANARY}")
