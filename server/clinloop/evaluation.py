@@ -27,7 +27,6 @@ from clinloop.report import data as report
 from clinloop.report.write import seal_report
 from clinloop.scoring import service
 from clinloop.services import Services
-from clinloop.store.gpus import FINALIZE
 from clinloop.store.rows import RunRow
 from clinloop.store.store import Store
 from clinloop.workspace import Workspace
@@ -106,9 +105,9 @@ def _evaluate(store: Store, here: TaskContext) -> None:
     for model in _MODELS:
         for name in ("rehearsal", "test", "audit"):
             here.sandbox.stop(_job_name(here, model, name))  # of a supervisor that died
+    here = leases.hold_for_evaluation(store, here, [run for _, run in _models(here, store)])
     if here.task.status == "evaluating":
-        with _gpus(here, store) as ready:
-            frozen = _prepare(ready, store)
+        frozen = _prepare(here, store)
         store.unseal(
             task_id,
             {
@@ -125,14 +124,15 @@ def _evaluate(store: Store, here: TaskContext) -> None:
         store.record(f"task:{task_id}", "evaluation_resumed", {"note": note})
         frozen = _frozen(here, store)
     try:
-        with _gpus(here, store) as ready, _one_interruption(final):
+        with _one_interruption(final):
             store.set_phase(task_id, "predicting the test images")
             view = _open_view(here)
             reach("finalize:opened")
             for model in frozen:
-                _predict_test(ready, model, view)
+                _predict_test(here, model, view)
     finally:
         remove_tree(final / "view")
+        leases.release_after_evaluation(store, here)
     store.set_phase(task_id, "scoring")
     outcome = _score(here, store, frozen, view)
     reach("finalize:scored")
@@ -142,27 +142,6 @@ def _evaluate(store: Store, here: TaskContext) -> None:
     result = {"outcome": "ok", **delivered.result}
     store.end_evaluation(task_id, "evaluated", result, {"report_sha256": delivered.report_sha256})
     _seal(store, task_id, here.folder.report)
-
-
-@contextmanager
-def _gpus(here: TaskContext, store: Store) -> Generator[TaskContext]:
-    """Yield the context with as many GPUs as the larger of the two runs had, after waiting in line for them; none when none had any."""
-    task_id = here.task.id
-    services = Services(here.settings, here.accept_no_isolation)
-    store.claim_gpus(task_id, FINALIZE, max(run.gpus for _, run in _models(here, store)))
-    ready = leases.hold(
-        store,
-        here,
-        FINALIZE,
-        recover=lambda: runs.recover(services),
-        report=lambda text: store.set_phase(task_id, text),
-    )
-    assert ready is not None  # nobody can stop it
-    try:
-        yield ready
-    finally:
-        store.release_gpus(task_id, FINALIZE)
-        leases.check_cleared(ready)
 
 
 def _seal(store: Store, task_id: str, folder: Path) -> None:

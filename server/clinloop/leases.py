@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
+from clinloop import runs
 from clinloop.context import TaskContext
 from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox import gpus
+from clinloop.services import Services
 from clinloop.settings import Settings
+from clinloop.store.gpus import FINALIZE
+from clinloop.store.rows import RunRow
 from clinloop.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -21,13 +25,39 @@ _CLEAR_S = 10.0
 """The driver takes a moment to forget a process that was killed."""
 
 
-def hold(
+def hold_for_run(store: Store, here: TaskContext, run: RunRow) -> TaskContext | None:
+    """Return the context with the GPUs of a run when its turn has come; None when it was stopped before it started."""
+
+    def should_stop() -> bool:
+        return run.status == "queued" and store.run(run.task_id, run.name).stop_requested
+
+    return _hold(store, here, run.name, should_stop=should_stop)
+
+
+def hold_for_evaluation(store: Store, here: TaskContext, models: Sequence[RunRow]) -> TaskContext:
+    """Return the context with as many GPUs as the largest of the models' runs had, after waiting in line for them.
+
+    They are held from the rehearsal to the last test image, so that no open test set waits for other people's runs.
+    """
+    task_id = here.task.id
+    store.claim_gpus(task_id, FINALIZE, max(run.gpus for run in models))
+    ready = _hold(store, here, FINALIZE, report=lambda text: store.set_phase(task_id, f"waiting for {text}"))
+    assert ready is not None  # nobody can stop it
+    return ready
+
+
+def release_after_evaluation(store: Store, here: TaskContext) -> None:
+    """Give back what an evaluation held; its end would, too."""
+    store.release_gpus(here.task.id, FINALIZE)
+    check_cleared(store, here)
+
+
+def _hold(
     store: Store,
     here: TaskContext,
     holder: str,
     *,
     should_stop: Callable[[], bool] = lambda: False,
-    recover: Callable[[], object] = lambda: None,
     report: Callable[[str], None] = lambda _: None,
 ) -> TaskContext | None:
     """Return the context with the GPUs that the holder claimed, after waiting for its turn; None when it was stopped before.
@@ -37,6 +67,7 @@ def hold(
     Raises:
         SandboxUnavailable: the machine has fewer GPUs than the claim wants.
     """
+    services = Services(here.settings, here.accept_no_isolation)
     recover_at, told = time.monotonic(), ""
     while True:
         place = store.gpu_place(here.task.id, holder)
@@ -61,25 +92,27 @@ def hold(
         if note != place.note:
             store.note_gpu_wait(here.task.id, holder, note)
         if (text := place._replace(note=note).text) != told:
-            report(f"waiting for {text}")
+            report(text)
             told = text
         if time.monotonic() >= recover_at:
-            recover()
+            runs.recover(services)
             recover_at = time.monotonic() + _RECOVER_S
         time.sleep(_POLL_S)
 
 
-def check_cleared(here: TaskContext) -> None:
+def check_cleared(store: Store, here: TaskContext) -> None:
     """Log which GPUs of an ended run or evaluation still have processes on them; nobody is given those."""
-    for gpu in find_left(here.settings, here.gpus):
+    for gpu in find_left(here.settings, here.gpus, store.leased_gpus):
         _log.warning("processes %s still compute on %s after their lease ended", gpu.processes, gpu.uuid)
 
 
-def find_left(settings: Settings, uuids: Sequence[str]) -> list[gpus.Gpu]:
-    """Return those of the GPUs on which processes are left, after the moment that the driver takes to forget one."""
+def find_left(settings: Settings, uuids: Sequence[str], leased: Callable[[], Collection[str]]) -> list[gpus.Gpu]:
+    """Return those of the GPUs on which processes are left, after the moment that the driver takes to forget one; not those leased anew."""
     deadline = time.monotonic() + _CLEAR_S
     while uuids:
-        left = [gpu for gpu in gpus.find(settings).gpus if gpu.uuid in uuids and gpu.processes]
+        found = [gpu for gpu in gpus.find(settings).gpus if gpu.uuid in uuids and gpu.processes]
+        taken = leased()
+        left = [gpu for gpu in found if gpu.uuid not in taken]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(_POLL_S)

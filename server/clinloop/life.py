@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clinloop import context, execution, leases, runs
+from clinloop import context, execution, leases
 from clinloop.context import Cases, TaskContext
 from clinloop.errors import BadPredictions, SandboxUnavailable
 from clinloop.files import sha256_file
 from clinloop.paths import RunFolder
 from clinloop.scoring import service
-from clinloop.services import Services
 from clinloop.store.database import utc_now
 from clinloop.store.rows import RunRow
 from clinloop.store.store import Store
@@ -32,8 +31,10 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
     try:
         here = context.assemble(store, task_id, launch_settings, backend=run.facts.get("backend", ""))
         folder = here.folder.run(run.name)
-        here = _wait_for_gpus(store, here, run)
+        here = leases.hold_for_run(store, here, run)
         if here is None:
+            message = "The run was stopped before it started, so it is given back."
+            store.settle_run(run.task_id, run.name, "stopped", end_reason="stopped_before_start", message=message)
             return
         cases = context.cases_of(here, run, folder)
         context.export_code(here, run, folder)
@@ -46,23 +47,7 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
         _log.exception("fault while carrying %s of %s", what, task_id)
         _lose(store, here, run, f"The run was lost; it is refunded while refunds last. Cause: {context.explain(fault)}")
     if here is not None:
-        leases.check_cleared(here)
-
-
-def _wait_for_gpus(store: Store, here: TaskContext, run: RunRow) -> TaskContext | None:
-    """Return the context with the run's GPUs when its turn has come; None when it was stopped before it started, which is settled."""
-    services = Services(here.settings, here.accept_no_isolation)
-    ready = leases.hold(
-        store,
-        here,
-        run.name,
-        should_stop=lambda: run.status == "queued" and store.run(run.task_id, run.name).stop_requested,
-        recover=lambda: runs.recover(services),
-    )
-    if ready is None:
-        message = "The run was stopped before it started, so it is given back."
-        store.settle_run(run.task_id, run.name, "stopped", end_reason="stopped_before_start", message=message)
-    return ready
+        leases.check_cleared(store, here)
 
 
 def _lose(store: Store, here: TaskContext | None, run: RunRow, message: str) -> None:

@@ -86,7 +86,7 @@ def test_no_process_is_left_on_a_gpu_after_its_job_was_ended(free: list[gpus.Gpu
     bench = GpuBench(load_backend("bubblewrap", settings), tmp_path)
     hog = "import os, torch, time; os.fork(); x = torch.zeros(1 << 28, device='cuda'); print('holds', flush=True); time.sleep(5)"
     bench.see(hog, free[0].uuid)
-    assert leases.find_left(settings, [free[0].uuid]) == []
+    assert leases.find_left(settings, [free[0].uuid], lambda: ()) == []
 
 
 @pytest.mark.anyio

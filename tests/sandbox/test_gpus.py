@@ -136,7 +136,8 @@ def test_doctor_lists_every_gpu_with_who_has_it(settings: Settings, driver: Driv
 def test_processes_that_stay_on_a_gpu_are_found_after_its_lease(settings: Settings, driver: Driver) -> None:
     driver.has(gpu(0, pids="12"), gpu(1, pids="13"))
     threading.Timer(1, driver.has, [gpu(0), gpu(1, pids="13")]).start()  # killed, and forgotten a moment later
-    assert leases.find_left(settings, [uuid(0)]) == []
+    assert leases.find_left(settings, [uuid(0)], lambda: ()) == []
+    assert leases.find_left(settings, [uuid(1)], lambda: [uuid(1)]) == []  # the next run has it by now
 
 
 # the check inside --------------------------------------------------------------------------------------------------
