@@ -205,7 +205,7 @@ CASES = [
         expected="absent",
         probe="""
 known = {"PATH", "HOME", "PWD", "OLDPWD", "SHLVL", "_", "LANG", "LC_CTYPE", "HOSTNAME", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "HF_HUB_OFFLINE",
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_WAIT_POLICY"}
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"}
 more = [name for name in STARTED["environment"] if name not in known and not name.startswith("CLINLOOP_")]
 return f"REACHED {more}" if more or any(FACTS["canary"] in value for value in os.environ.values()) else "absent"
 """,
