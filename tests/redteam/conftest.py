@@ -16,6 +16,7 @@ from clinloop.settings import Limits, load_settings
 
 from ..faults.conftest import end_supervisors
 from ..faults.lab import Lab
+from .case import Case
 from .resources import STUBBORN
 from .stage import Stage
 
@@ -35,24 +36,31 @@ _RENEW = "CLINLOOP_REDTEAM_RENEW"
 
 
 @pytest.fixture(scope="session")
-def stages(tmp_path_factory: pytest.TempPathFactory, ingested: Path) -> Generator[Callable[[str], Stage]]:
-    """Return the stage of a backend; skips where the backend cannot be used."""
+def stages(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ingested: Path
+) -> Generator[Callable[[str], Stage]]:
+    """Return the stage of a backend, which carries out the attacks that were chosen; skips where the backend cannot be used."""
     made: dict[str, Stage] = {}
+    chosen = [item.callspec.params for item in request.session.items if "case" in getattr(item, "fixturenames", ())]
+    chosen = [(each["place"], each["case"]) for each in chosen if isinstance(each.get("case"), Case)]
     states: list[Path] = []
 
     def stage(backend: str) -> Stage:
         name = "bubblewrap" if backend == "server" else backend
-        if name not in backends.BACKENDS:
-            pytest.skip(f"there is no backend {name!r} yet")
         if name not in made:
             state = Path(shutil.copytree(ingested, tmp_path_factory.mktemp(name) / "state"))
             settings = load_settings(state, sandbox=name, limits=LIMITS)
-            probe = backends.load_backend(name, settings).probe()
-            if not probe.usable:
+            sandbox = backends.load_backend(name, settings)
+            if not (probe := sandbox.probe()).usable:
                 pytest.skip(f"{name} cannot be used here: {probe.problem} {probe.fix}")
+            if name == "docker" and sandbox.find_environment("cpu") is None:
+                pytest.skip("the image cpu is not built: clinloop images build cpu")
             states.append(state)
             made[name] = Stage(Lab(Services(settings)), name)
             made[name].begin("stubborn", STUBBORN)
+            made[name].carry_out(
+                [each for each in chosen if each[0] == name or (each[0], name) == ("server", "bubblewrap")]
+            )
         return made[name]
 
     yield stage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import budget, channel, files, finalise, network, own, parsers, reads, resources
+from . import budget, channel, files, finalise, host, network, own, parsers, reads, resources
 from .case import Case
 
 SECTIONS: dict[str, list[Case]] = {
@@ -14,6 +14,7 @@ SECTIONS: dict[str, list[Case]] = {
     "Parsers": parsers.CASES,
     "Logs and the channel to the agent": channel.CASES,
     "The evaluation": finalise.CASES,
+    "Host, users and records": host.CASES,
     "Our own": own.CASES,
 }
 CASES: list[Case] = [case for cases in SECTIONS.values() for case in cases]

@@ -8,6 +8,8 @@ import os
 import secrets
 import socket
 import tempfile
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,8 @@ from .case import Case
 from .heist import Heist, carry_out
 from .probes import OUTCOMES, program
 
+AT_ONCE = 3
+"""Attacks that go on at the same time."""
 SHM_KEY = 4711
 _NEIGHBOUR = """
 import ctypes, socket
@@ -78,11 +82,15 @@ class Stage:
         view = lab.services.settings.state / "datasets" / "moles" / "view"
         files = sorted(path for path in view.rglob("*") if path.is_file())
         self.view_digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-        self.verbs: dict[str, dict[str, str]] = {}
+        self.verbs: dict[tuple[str, str], Future[Any]] = {}
+        self.pool = ThreadPoolExecutor(AT_ONCE)
         self.background: dict[str, RunRow] = {}
+        self.alone = threading.Lock()
+        self.evaluation: Heist | None = None
 
     def close(self) -> None:
         """Give the listeners back."""
+        self.pool.shutdown(cancel_futures=True)
         for opened in (self.listener, self.datagrams, self.abstract):
             opened.close()
         self.trap.unlink(missing_ok=True)
@@ -122,7 +130,7 @@ class Stage:
         """Check that an ended task has no process, no mount and no sandbox."""
         state = self.lab.services.settings.state
         assert self.lab.sandbox_processes(task) == []
-        assert [mount for mount in self.lab.mounts() if task in mount] == []
+        assert self.lab.mounts(task) == []
         assert not list((state / "sandboxes").glob(f"{task}-*"))
 
     # tools ---------------------------------------------------------------------------------------------------------
@@ -151,20 +159,27 @@ class Stage:
         anyio.run(all_of_them)
         return [_reply(result) for result in results if result is not None]
 
-    @cache  # noqa: B019 - a stage lives as long as the tests
     def heist(self) -> Heist:
         """Return the evaluation that several cases look at; it is carried out once."""
-        return carry_out(self)
+        with self.alone:
+            if self.evaluation is None:
+                self.evaluation = carry_out(self)
+        return self.evaluation
 
     # probes --------------------------------------------------------------------------------------------------------
 
-    def probe(self, case: Case, cases: list[Case]) -> str:
-        """Return the verb of a probe; all probes of the backend share one run beside a live neighbour."""
-        if not self.verbs:
-            self.verbs = self._carry_out([each for each in cases if each.probe])
-        verb = self.verbs[case.number]
+    def carry_out(self, chosen: list[tuple[str, Case]]) -> None:
+        """Begin the attacks; a few go on at the same time, because most of them wait."""
+        probes = self.pool.submit(self._carry_out, [case for _, case in chosen if case.probe])
+        for place, case in chosen:
+            verb = self.pool.submit(case.attack, self) if case.attack else probes
+            self.verbs[place, case.number] = verb
+
+    def outcome(self, place: str, case: Case) -> str:
+        """Wait for an attack and return what came of it; what the host saw of a probe counts more than what it said."""
+        verb = self.verbs[place, case.number].result()
         seen = case.witness(self) if case.witness else ""
-        return seen or verb
+        return seen or (verb[case.number] if isinstance(verb, dict) else verb)
 
     def _carry_out(self, cases: list[Case]) -> dict[str, str]:
         name = f"neighbour-{self.canary}"

@@ -26,6 +26,15 @@ def test_the_generated_tables_are_current(script: str) -> None:
     assert current, f"run: .venv/bin/python scripts/{script}.py"
 
 
+def test_the_table_of_attacks_is_what_the_attacks_wrote() -> None:
+    spec = importlib.util.spec_from_file_location("security_table", ROOT / "scripts" / "security_table.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path, text in module.render().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run .venv/bin/python scripts/security_table.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
