@@ -17,6 +17,7 @@ from clinloop.settings import Limits, load_settings
 from ..faults.conftest import end_supervisors
 from ..faults.lab import Lab
 from .case import Case
+from .registry import RUN
 from .resources import STUBBORN
 from .stage import Stage
 
@@ -86,4 +87,10 @@ def outcomes() -> Generator[Callable[[str, str, str], None]]:
 
     yield record
     if _RENEW in os.environ:
+        known = {(case.number, place) for place, case in RUN}
+        committed = {
+            number: {place: outcome for place, outcome in found.items() if (number, place) in known}
+            for number, found in committed.items()
+        }
+        committed = {number: found for number, found in committed.items() if found}
         OUTCOMES.write_text(json.dumps(committed, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -127,10 +127,10 @@ class Stage:
         return self.lab.end(self.background[name])
 
     def check_nothing_is_left(self, task: str) -> None:
-        """Check that an ended task has no process, no mount and no sandbox."""
+        """Check that an ended task has no process, mount, container or sandbox."""
         state = self.lab.services.settings.state
         assert self.lab.sandbox_processes(task) == []
-        assert self.lab.mounts(task) == []
+        assert self.lab.mounts(task) == self.lab.containers(task) == []
         assert not list((state / "sandboxes").glob(f"{task}-*"))
 
     # tools ---------------------------------------------------------------------------------------------------------
