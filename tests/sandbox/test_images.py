@@ -15,6 +15,7 @@ from clinloop.errors import BadInput, SandboxUnavailable
 from clinloop.paths import StateFolder
 from clinloop.resources import resource
 from clinloop.sandbox import images
+from clinloop.sandbox.docker import Docker
 from clinloop.sandbox.recipes import all_recipes, find_recipe, folders, locked
 from clinloop.sandbox.variants import add_packages
 from clinloop.settings import Settings
@@ -61,6 +62,17 @@ def run(client: APIClient, image: str, code: str) -> Any:
         client.remove_container(container, force=True)
     assert status == 0, said
     return json.loads(said)
+
+
+@pytest.mark.docker
+def test_the_engine_runs_containers_and_has_every_image(client: APIClient, settings: Settings) -> None:
+    """Where this is skipped, tests of the Docker backend are; in CI that fails."""
+    if not (probe := Docker(settings).probe()).usable:
+        pytest.skip(f"{probe.problem} {probe.fix}")
+    shipped = (resource("sandbox_images"),)
+    absent = [one.name for one in all_recipes(shipped) if images.find_image(client, one.name, settings) is None]
+    if absent:
+        pytest.skip(f"not built: {', '.join(absent)}; run scripts/docker_ci.sh")
 
 
 @pytest.mark.docker

@@ -131,7 +131,8 @@ def environment_of_the_server_is_nowhere(bench: Bench) -> None:
     finally:
         del os.environ["CLINLOOP_CANARY"]
     expect(not any(line.startswith("FOUND") and "environ" in line for line in ended.log.splitlines()), ended.log)
-    own = ("[]", "['HOME', 'HOSTNAME', 'PATH']")  # a container engine gives its own three
+    # A container engine gives its own three; ours says that a job without GPUs gets none.
+    own = ("[]", "['HOME', 'HOSTNAME', 'NVIDIA_VISIBLE_DEVICES', 'PATH']")
     expect(ended.log.splitlines()[-1] in own, f"process 1 has an environment: {ended.log[-300:]}")
 
 
