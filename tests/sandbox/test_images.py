@@ -203,6 +203,17 @@ def test_packages_are_added_one_by_one_and_keep_what_was_locked(settings: Settin
     assert len(lines) == said
 
 
+def test_a_folder_of_the_custodian_is_an_image_of_its_own(settings: Settings) -> None:
+    own = StateFolder(settings.state).images / "house"
+    own.mkdir(parents=True)
+    (own / "image.toml").write_text('title = "Ours"\nparent = "minimal"\n[variables]\nHOUSE = "yes"\n')
+    recipe = find_recipe("house", folders(settings))
+    assert recipe.lock == find_recipe("minimal", folders(settings)).lock
+    assert recipe.variables == {"HOUSE": "yes"} and 'ENV HOUSE="yes"' in recipe.dockerfile
+    (own / "requirements.lock").write_text(f"tiny==1.0 \\\n    --hash=sha256:{'0' * 64}\n")
+    assert find_recipe("house", folders(settings)).main_packages == {"tiny": "1.0"}
+
+
 @pytest.mark.parametrize(
     "pin", ["monai", "monai>=1", "monai==1.5 --index-url=x", "-r x==1", "a==1; b", "https://x/y==1", "a==*"]
 )

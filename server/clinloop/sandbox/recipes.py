@@ -97,8 +97,9 @@ def find_recipe(name: str, images: tuple[Path, ...]) -> Recipe:
         lock, owner = parent.lock, parent.lock_owner
     else:
         owner = name
-    wanted = _file(images, name, WANTED) or (parent.wanted if parent else lock)
     added = _file(images, name, ADDED)
+    is_inherited = parent is not None and (owner != name or added is not None)
+    wanted = _file(images, name, WANTED) or (parent.wanted if parent and is_inherited else lock)
     return Recipe(
         name=name,
         title=facts["title"],
