@@ -14,7 +14,7 @@ import typer
 from clinloop import __version__
 from clinloop.cli_data import data_app
 from clinloop.cli_images import images_app
-from clinloop.cli_seal import key_app
+from clinloop.cli_seal import key_app, read_identity, unseal
 from clinloop.connect import SOCKET
 from clinloop.errors import BadInput, Refusal, unknown
 from clinloop.terminal import (
@@ -40,6 +40,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(images_app, name="images")
 app.add_typer(task_app, name="task")
 app.add_typer(key_app, name="key")
+app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)
 
 
 def main() -> None:
@@ -185,6 +186,12 @@ def verify(
     key: Annotated[
         str | None, typer.Option(help="Fingerprint of the server's key (clinloop doctor); it must be the signer.")
     ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            help="age identity that opens the evidence of a sealed test set: a file, or - for standard input."
+        ),
+    ] = None,
     state: StateOption = None,
 ) -> None:
     """Check a report offline: ledger chain, signatures, hashes, and every score computed again from the evidence.
@@ -196,7 +203,8 @@ def verify(
     from clinloop.report.verify import verify_ledger
 
     if Path(what).exists() or "/" in what:
-        verification = verify_report(Path(what), heads=head or [], key=key)
+        identities = read_identity(identity) if identity else []
+        verification = verify_report(Path(what), heads=head or [], key=key, identities=identities)
     else:
         store = services_of(state).store
         dataset, own = (

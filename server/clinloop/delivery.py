@@ -6,11 +6,13 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from clinloop import __version__
 from clinloop.context import TaskContext
+from clinloop.datasets import vault
 from clinloop.datasets.dataset import Dataset
 from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
@@ -58,7 +60,7 @@ class Delivered(NamedTuple):
     report_sha256: str
 
 
-def deliver(here: TaskContext, store: Store, frozen: list[Frozen], outcome: Outcome) -> Delivered:
+def deliver(here: TaskContext, store: Store, frozen: Sequence[Frozen], outcome: Outcome) -> Delivered:
     """Write model/ and report/, record the scores in the ledger, and return the result; repeatable after an interruption."""
     scope = f"task:{here.task.id}"
     refined = next(model for model in frozen if model.model == "refined")
@@ -67,9 +69,10 @@ def deliver(here: TaskContext, store: Store, frozen: list[Frozen], outcome: Outc
         report.truth_csv(outcome.truth), outcome.predictions["initial"], outcome.predictions["refined"]
     )
     metrics = [_final_metric(metric, here) for metric in outcome.final]
-    if not any(row.event == "scored" for row in store.ledger(scope)):
-        values = {metric.name: [metric.initial.value, metric.refined.value] for metric in metrics}
-        store.record(scope, "scored", {"evidence": evidence.digests(), "values": values, "model": manifest})
+    values = {metric.name: [metric.initial.value, metric.refined.value] for metric in metrics}
+    scored = {"evidence": evidence.digests(), "values": values, "model": manifest}
+    if [row.detail for row in store.ledger(scope) if row.event == "scored"][-1:] != [scored]:
+        store.record(scope, "scored", scored)  # again after an interruption, when a sealed test set got new names
         reach("finalize:recorded")
     data = _report_data(here, store, frozen, outcome, metrics)
     paths = write_report(data, here.folder.report, evidence)
@@ -138,9 +141,10 @@ def run_summaries(store: Store, folder: TaskFolder, task: TaskRow) -> list[repor
 
 
 def _report_data(
-    here: TaskContext, store: Store, frozen: list[Frozen], outcome: Outcome, metrics: list[report.FinalMetric]
+    here: TaskContext, store: Store, frozen: Sequence[Frozen], outcome: Outcome, metrics: list[report.FinalMetric]
 ) -> report.ReportData:
     task, spec, scope = here.task, here.task.spec, f"task:{here.task.id}"
+    seal = vault.seal_state(here.dataset.folder)
     preset = PRESETS[spec.budget]
     rows = [*store.ledger(f"dataset:{task.dataset}"), *store.ledger(scope)]
     balance = store.balance(task.id)
@@ -181,6 +185,8 @@ def _report_data(
         ),
         integrity=report.Integrity(
             earlier_openings=_earlier_openings(store, task),
+            sealed_to=seal.recipients,
+            originals_readable=seal.is_sealed and any(row.detail.get("originals_readable") for row in rows),
             touched="once, interrupted and resumed with the same frozen models" if resumed else "once",
             canaries=tuple(outcome.canaries.values()),
             order=tuple(outcome.order.values()),
@@ -239,7 +245,7 @@ def _dataset_facts(dataset: Dataset, classes: list[str], outcome: Outcome) -> re
     )
 
 
-def _operating_points(store: Store, task: TaskRow, frozen: list[Frozen]) -> list[report.OperatingPoint]:
+def _operating_points(store: Store, task: TaskRow, frozen: Sequence[Frozen]) -> list[report.OperatingPoint]:
     points: list[report.OperatingPoint] = []
     for model in frozen:
         found = (store.run(task.id, model.run).scores or {}).get("operating_points", {})

@@ -5,40 +5,43 @@ A crash before `unsealing` starts over; a crash after it is recorded, and resume
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from clinloop import context, delivery, execution, leases, runs
+from clinloop import context, delivery, leases, runs
 from clinloop.context import TaskContext
 from clinloop.datasets import vault
+from clinloop.datasets.dataset import CaseRow
 from clinloop.datasets.pictures import prepare_predict_view
-from clinloop.delivery import Frozen, Model, Outcome
+from clinloop.delivery import Frozen, Model
 from clinloop.errors import BadInput, BadPredictions, NotNow
 from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
-from clinloop.paths import StateFolder
+from clinloop.opening import (
+    CANARIES,
+    TOLERANCE,
+    Invalid,
+    job_name,
+    largest_difference,
+    one_interruption,
+    open_view,
+    predict,
+    predict_test,
+    score,
+)
+from clinloop.paths import StateFolder, TaskFolder
 from clinloop.report import data as report
 from clinloop.report.write import seal_report
+from clinloop.revisions import digest_of
 from clinloop.scoring import service
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 from clinloop.store.store import Store
 from clinloop.workspace import Workspace
-
-CANARIES = 32
-"""Validation images mixed into the test images: they must get the predictions that they got on validation."""
-ORDER_AUDIT_CASES = 48
-"""Cases that are predicted again under other names and in another order."""
-TOLERANCE = 1e-3
-"""Largest difference of a probability that counts as the same prediction; batching alone changes the last bits."""
-ATTEMPTS = 2
-"""How often the test predictions of one model are tried, the first included."""
 
 _MODELS: tuple[Model, ...] = ("initial", "refined")
 _log = logging.getLogger(__name__)
@@ -46,10 +49,6 @@ _log = logging.getLogger(__name__)
 
 class _RehearsalFailed(Exception):
     """Something that the agent can correct, found before the test set was touched."""
-
-
-class _Invalid(Exception):
-    """The evaluation cannot be completed after the test set was touched; the text is for the record, not for the agent."""
 
 
 def start(services: Services, task_id: str, run_name: str) -> None:
@@ -90,10 +89,8 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
         if store.task(task_id).status == "evaluating":
             reason = str(fault) if isinstance(fault, _RehearsalFailed) else context.explain(fault)
             store.reopen_task(task_id, reason)
-        elif isinstance(fault, _Invalid | BadPredictions):
-            write_atomic(StateFolder(state).task(task_id).final / "failure.txt", str(fault))
-            message = "The evaluation could not be completed; the clinician finds the cause on the server."
-            store.end_evaluation(task_id, "invalid", {"outcome": "invalid", "message": message}, {})
+        elif isinstance(fault, Invalid | BadPredictions):
+            end_invalid(store, StateFolder(state).task(task_id), task_id, fault)
         else:
             # The test set is open, so there is no way back: the supervisor tries again, and so does whoever asks for the result later.
             store.set_phase(task_id, f"waiting to try again. Cause: {context.explain(fault)}")
@@ -101,40 +98,52 @@ def carry(*, state: Path, task_id: str, what: str, launch_settings: dict[str, An
 
 
 def _evaluate(store: Store, here: TaskContext) -> None:
-    task_id, final = here.task.id, here.folder.final
-    for model in _MODELS:
-        for name in ("rehearsal", "test", "audit"):
-            here.sandbox.stop(_job_name(here, model, name))  # of a supervisor that died
-    here = leases.hold_for_evaluation(store, here, [run for _, run in _models(here, store)])
+    task_id = here.task.id
+    end_jobs(here)
     if here.task.status == "evaluating":
-        frozen = _prepare(here, store)
-        store.unseal(
-            task_id,
-            {
-                model.model: {
-                    "run": model.run,
-                    "tree_sha256": model.tree_sha256,
-                    "checkpoint_sha256": model.checkpoint_sha256,
-                }
-                for model in frozen
-            },
-        )
+        ready = _with_gpus(here, store)
+        frozen = _prepare(ready, store)
+        record = {
+            model.model: {
+                "run": model.run,
+                "tree_sha256": model.tree_sha256,
+                "checkpoint_sha256": model.checkpoint_sha256,
+            }
+            for model in frozen
+        }
+        if vault.seal_state(here.dataset.folder).is_sealed:
+            store.await_unseal(task_id, record)  # `unsealing` goes on when the clinician brings the key
+            leases.release_after_evaluation(store, ready)
+            return
+        store.unseal(task_id, record)
     else:
-        note = "the evaluation was interrupted after the test set was unsealed"
-        store.record(f"task:{task_id}", "evaluation_resumed", {"note": note})
-        frozen = _frozen(here, store)
+        record_resumed(store, task_id)
+        frozen = read_frozen(here, store)
+    conclude(here, store, frozen, vault.open_test(here.dataset.folder), here.folder.final)
+
+
+def record_resumed(store: Store, task_id: str) -> None:
+    """Write into the ledger that an evaluation goes on after it was cut off."""
+    note = "the evaluation was interrupted after the test set was unsealed"
+    store.record(f"task:{task_id}", "evaluation_resumed", {"note": note})
+
+
+def conclude(here: TaskContext, store: Store, frozen: Sequence[Frozen], opened: Sequence[CaseRow], place: Path) -> None:
+    """Take an evaluation whose test set is open to its end; what holds test images or predictions of them is written below a place."""
+    task_id, final = here.task.id, here.folder.final
+    ready = _with_gpus(here, store)
     try:
-        with _one_interruption(final):
+        with one_interruption(final):
             store.set_phase(task_id, "predicting the test images")
-            view = _open_view(here)
+            view = open_view(here, opened, place)
             reach("finalize:opened")
             for model in frozen:
-                _predict_test(here, model, view)
+                predict_test(ready, model, view)
     finally:
-        remove_tree(final / "view")
-        leases.release_after_evaluation(store, here)
+        remove_tree(place / "view")
+        leases.release_after_evaluation(store, ready)
     store.set_phase(task_id, "scoring")
-    outcome = _score(here, store, frozen, view)
+    outcome = score(here, store, frozen, view)
     reach("finalize:scored")
     store.set_phase(task_id, "writing the report")
     delivered = delivery.deliver(here, store, frozen, outcome)
@@ -144,28 +153,20 @@ def _evaluate(store: Store, here: TaskContext) -> None:
     _seal(store, task_id, here.folder.report)
 
 
+def end_invalid(store: Store, here: TaskFolder, task_id: str, fault: Exception) -> None:
+    """End a task whose test set was opened and cannot be scored; the cause is kept for the clinician."""
+    write_atomic(here.final / "failure.txt", str(fault))
+    message = "The evaluation could not be completed; the clinician finds the cause on the server."
+    store.end_evaluation(task_id, "invalid", {"outcome": "invalid", "message": message}, {})
+
+
+def _with_gpus(here: TaskContext, store: Store) -> TaskContext:
+    return leases.hold_for_evaluation(store, here, [run for _, run in _models(here, store)])
+
+
 def _seal(store: Store, task_id: str, folder: Path) -> None:
     seal_report(folder, [report.LedgerRow(**row._asdict()) for row in store.ledger(f"task:{task_id}")])
     reach("finalize:sealed")
-
-
-@contextmanager
-def _one_interruption(final: Path) -> Generator[None]:
-    """Let a kill cut the prediction of the test images off once, not twice; a fault that is caught here does not count.
-
-    Raises:
-        _Invalid: it was cut off twice.
-    """
-    marker, spent = final / "predicting", final / "interrupted"
-    if marker.exists():
-        if spent.exists():
-            raise _Invalid("interrupted twice while the test images were predicted")
-        marker.rename(spent)
-    write_atomic(marker, "")
-    try:
-        yield
-    finally:
-        marker.unlink(missing_ok=True)  # needs no room on a full disk
 
 
 # freeze and rehearse ---------------------------------------------------------------------------------------------
@@ -207,9 +208,13 @@ def _freeze(here: TaskContext, store: Store) -> list[Frozen]:
     return frozen
 
 
-def _frozen(here: TaskContext, store: Store) -> list[Frozen]:
-    """Return the frozen copies of an interrupted evaluation, checked against the ledger."""
-    sealed = next(row.detail for row in store.ledger(f"task:{here.task.id}") if row.event == "unsealing")
+def read_frozen(here: TaskContext, store: Store) -> list[Frozen]:
+    """Return the frozen copies, checked against the ledger.
+
+    Raises:
+        Invalid: a copy is not what was frozen.
+    """
+    sealed = next(row.detail for row in store.ledger(f"task:{here.task.id}") if row.event in ("frozen", "unsealing"))
     frozen = [
         Frozen(model, facts["run"], here.folder.final / model, facts["tree_sha256"], facts["checkpoint_sha256"])
         for model in _MODELS
@@ -217,8 +222,17 @@ def _frozen(here: TaskContext, store: Store) -> list[Frozen]:
     ]
     for model in frozen:
         if sha256_file(model.folder / "checkpoint") != model.checkpoint_sha256:
-            raise _Invalid(f"the frozen checkpoint of {model.model} has changed")
+            raise Invalid(f"the frozen checkpoint of {model.model} has changed")
+        if digest_of(model.folder / "code") != model.tree_sha256:
+            raise Invalid(f"the frozen code of {model.model} has changed")
     return frozen
+
+
+def end_jobs(here: TaskContext) -> None:
+    """End the sandboxes that a process that died has left of this evaluation."""
+    for model in _MODELS:
+        for name in ("rehearsal", "test", "audit"):
+            here.sandbox.stop(job_name(here, model, name))
 
 
 def _rehearse(here: TaskContext, model: Frozen) -> None:
@@ -230,7 +244,7 @@ def _rehearse(here: TaskContext, model: Frozen) -> None:
     remove_tree(view)
     names = {case_id: secrets.token_hex(6) for case_id in chosen}
     prepare_predict_view([known_cases[case_id] for case_id in chosen], view, new_ids=names)
-    ending = _predict(here, model, view, "rehearsal")
+    ending = predict(here, model, view, "rehearsal", model.folder)
     remove_tree(view)
     if ending is not None:
         raise _RehearsalFailed(f"predict.py of {model.run} failed on validation images: {ending}")
@@ -240,161 +254,8 @@ def _rehearse(here: TaskContext, model: Frozen) -> None:
         )
     except BadPredictions as failure:
         raise _RehearsalFailed(f"predict.py of {model.run} wrote invalid predictions: {failure}") from failure
-    if (largest := _largest_difference(known, again, names)) > TOLERANCE:
+    if (largest := largest_difference(known, again, names)) > TOLERANCE:
         raise _RehearsalFailed(
             f"predict.py of {model.run} is not reproducible: on {len(chosen)} validation images a probability differs by {largest:.3g} from the "
             f"run's own predictions (allowed {TOLERANCE:g}); make it deterministic and independent of the names, the order and the number of images."
         )
-
-
-# the test set ----------------------------------------------------------------------------------------------------
-
-
-class _View(NamedTuple):
-    """The test images mixed with canaries, and a smaller view with other names for the order audit."""
-
-    folder: Path
-    audit_folder: Path
-    names: dict[str, dict[str, str]]
-    """{"test" | "canary" | "audit": {name in the view: case id}}; for "audit": {name in the audit view: name in the view}."""
-
-
-def _open_view(here: TaskContext) -> _View:
-    """Write the test images under random names; the names are kept, so that a resumed evaluation finds the same ones."""
-    final = here.folder.final
-    names_file = final / "names.json"
-    folder, audit_folder = final / "view" / "all", final / "view" / "audit"
-    test = {case.case_id: case for case in vault.open_test(here.dataset.folder) if case.label in here.classes}
-    if names_file.exists():
-        names = json.loads(names_file.read_text(encoding="utf-8"))
-    else:
-        canaries = [case.case_id for case in here.dataset.cases("val") if case.label in here.classes]
-        canaries = sorted(canaries, key=lambda _: secrets.randbits(64))[:CANARIES]
-        names = {
-            "test": {secrets.token_hex(6): case_id for case_id in test},
-            "canary": {secrets.token_hex(6): case_id for case_id in canaries},
-        }
-        everything = sorted([*names["test"], *names["canary"]], key=lambda _: secrets.randbits(64))
-        names["audit"] = {secrets.token_hex(6): name for name in everything[:ORDER_AUDIT_CASES]}
-        write_atomic(names_file, json.dumps(names))
-    known = test | {case.case_id: case for case in here.dataset.cases("val")}
-    case_ids = names["test"] | names["canary"]
-    remove_tree(final / "view")
-    (final / "view").mkdir(mode=0o700)
-    new_ids = {case_id: name for name, case_id in case_ids.items()}
-    prepare_predict_view([known[case_id] for case_id in new_ids], folder, new_ids=new_ids)
-    audited = {case_ids[name]: other for other, name in names["audit"].items()}
-    prepare_predict_view([known[case_id] for case_id in audited], audit_folder, new_ids=audited)
-    return _View(folder, audit_folder, names)
-
-
-def _predict_test(here: TaskContext, model: Frozen, view: _View) -> None:
-    """Predict both views in fresh sandboxes, unless that was done before an interruption."""
-    for folder, name in ((view.folder, "test"), (view.audit_folder, "audit")):
-        failures: list[str] = []
-        while not _is_predicted(model, name):
-            if len(failures) == ATTEMPTS:
-                raise _Invalid(f"predict.py of {model.run} failed on the test images: {'; '.join(failures)}")
-            failure = _predict(here, model, folder, name)
-            if failure is None:
-                _done_file(model, name).touch()
-                reach("finalize:predicted")
-            else:
-                failures.append(failure)
-
-
-def _is_predicted(model: Frozen, name: str) -> bool:
-    """Tell whether a view was predicted to the end; a file alone may be half of one."""
-    return _done_file(model, name).exists()
-
-
-def _done_file(model: Frozen, name: str) -> Path:
-    return model.folder / f"{name}.done"
-
-
-def _predict(here: TaskContext, model: Frozen, view: Path, name: str) -> str | None:
-    """Run predict.py of a frozen model on a view; None when it completed, else how it failed. Of its /out only the predictions stay."""
-    out = model.folder / name
-    ending = execution.predict(
-        here,
-        name=_job_name(here, model.model, name),
-        code=model.folder / "code",
-        checkpoint=model.folder / "checkpoint",
-        view=view,
-        out=out,
-        session=model.folder / f"session-{name}",
-        log=model.folder / f"log-{name}.txt",
-    )
-    for path in out.iterdir():  # whatever else it left may be copies of test images
-        if path.name != "predictions.csv":
-            remove_tree(path)
-    return None if ending.reason == "completed" else ending.message
-
-
-def _job_name(here: TaskContext, model: Model, name: str) -> str:
-    return f"{here.task.id}-final-{model}-{name}"
-
-
-# scores ----------------------------------------------------------------------------------------------------------
-
-
-def _score(here: TaskContext, store: Store, frozen: list[Frozen], view: _View) -> Outcome:
-    test = {case.case_id: case for case in vault.open_test(here.dataset.folder)}
-    truth = [(name, test[case_id].group, test[case_id].label) for name, case_id in view.names["test"].items()]
-    issued = [*view.names["test"], *view.names["canary"]]
-    tables: dict[Model, bytes] = {}
-    canaries: dict[Model, report.CanaryCheck] = {}
-    order: dict[Model, report.OrderAudit] = {}
-    for model in frozen:
-        everything = service.read_probabilities(
-            model.folder / "test" / "predictions.csv", here.classes, expected=issued
-        )
-        audited = service.read_probabilities(
-            model.folder / "audit" / "predictions.csv", here.classes, expected=list(view.names["audit"])
-        )
-        known = service.read_probabilities(here.folder.run(model.run).predictions, here.classes)
-        differences = [
-            _largest_difference(known, everything, {case_id: name}) for name, case_id in view.names["canary"].items()
-        ]
-        canaries[model.model] = report.CanaryCheck(
-            model=model.model,
-            n=len(differences),
-            agreeing=sum(value <= TOLERANCE for value in differences),
-            largest_difference=max(differences, default=0.0),
-        )
-        largest = _largest_difference(everything, audited, {name: other for other, name in view.names["audit"].items()})
-        order[model.model] = report.OrderAudit(
-            model=model.model,
-            ok=largest <= TOLERANCE,
-            detail=f"{len(audited)} cases were predicted again under other names and in another order; largest difference {largest:.2g}.",
-        )
-        tables[model.model] = service.probabilities_csv(
-            {name: everything[name] for name in view.names["test"]}, here.classes
-        )
-    spec = here.task.spec
-    points = {
-        model.model: (store.run(here.task.id, model.run).scores or {}).get("operating_points", {}) for model in frozen
-    }
-    final = service.final_scores(
-        tables["initial"],
-        tables["refined"],
-        truth,
-        classes=here.classes,
-        metrics=list(spec.reported_metrics),
-        operating_points_initial=points["initial"],
-        operating_points_refined=points["refined"],
-        seed=here.task.seed,
-        unit=here.dataset.group_kind,
-    )
-    counts = {name: sum(label == name for _, _, label in truth) for name in here.classes}
-    return Outcome(final, truth, tables, canaries, order, counts)
-
-
-def _largest_difference(
-    first: dict[str, tuple[float, ...]], second: dict[str, tuple[float, ...]], names: dict[str, str]
-) -> float:
-    """Return the largest absolute difference of a probability between first[name] and second[names[name]]."""
-    return max(
-        (abs(a - b) for one, other in names.items() for a, b in zip(first[one], second[other], strict=True)),
-        default=0.0,
-    )

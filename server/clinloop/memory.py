@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import resource
 import stat
@@ -12,11 +13,12 @@ import sys
 from pathlib import Path
 
 from clinloop.errors import NotNow
+from clinloop.exposure import hide_memory
 from clinloop.files import remove_tree
 
 _SHARED = Path("/dev/shm")  # noqa: S108  # checked to be a tmpfs, and ours alone inside
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_PR_SET_DUMPABLE, _MCL_CURRENT, _MCL_FUTURE = 4, 1, 2
+_MCL_CURRENT, _MCL_FUTURE = 1, 2
 
 
 def is_in_memory(path: Path) -> bool:
@@ -44,19 +46,18 @@ def guard_secrets() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not sys.platform.startswith("linux"):
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    hide_memory()
     if os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
-        libc.mlockall(_MCL_CURRENT | _MCL_FUTURE)  # with a limit, later allocations would fail instead
+        ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE)  # with a limit, later allocations would fail instead
 
 
-def make_room(mount_point: Path, name: str) -> Path:
-    """Return an empty private folder in memory: a tmpfs of its own at `mount_point` as root, else a folder of this name in /dev/shm.
+def make_room(mount_point: Path) -> Path:
+    """Return an empty private folder in memory: a tmpfs of its own at `mount_point` as root, else a folder in /dev/shm.
 
     Raises:
         NotNow: there is neither.
     """
-    clear_room(mount_point, name)
+    clear_room(mount_point)
     if os.geteuid() == 0:
         mount_point.mkdir(parents=True, exist_ok=True, mode=0o700)
         for more in (",noswap", ""):  # Linux 6.4 and later know it
@@ -64,7 +65,7 @@ def make_room(mount_point: Path, name: str) -> Path:
                 _run("mount", "-t", "tmpfs", "-o", f"nosuid,nodev,noexec,mode=700{more}", "clinloop", str(mount_point))
                 return mount_point
         mount_point.rmdir()
-    folder = _SHARED / name
+    folder = _shared_folder(mount_point)
     if not is_in_memory(_SHARED):
         raise NotNow(
             "There is no place in memory for the test images: /dev/shm is no tmpfs here, and none can be mounted. Nothing was opened. "
@@ -77,19 +78,23 @@ def make_room(mount_point: Path, name: str) -> Path:
     return folder
 
 
-def clear_room(mount_point: Path, name: str) -> None:
+def clear_room(mount_point: Path) -> None:
     """Remove what `make_room` made, also in a process that was killed since; nothing happens when there is nothing."""
     while os.path.ismount(mount_point):
         _run("umount", "--lazy", str(mount_point))
     with contextlib.suppress(OSError):
         mount_point.rmdir()
-    folder = _SHARED / name
+    folder = _shared_folder(mount_point)
     with contextlib.suppress(FileNotFoundError):
         found = folder.lstat()
         if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode):
             for inner in _mounts_below(folder):
                 _run("umount", "--lazy", inner)
             remove_tree(folder)
+
+
+def _shared_folder(mount_point: Path) -> Path:
+    return _SHARED / f"clinloop-{os.geteuid()}-{hashlib.sha256(str(mount_point).encode()).hexdigest()[:16]}"
 
 
 def _mounts_below(folder: Path) -> list[str]:

@@ -58,6 +58,20 @@ class Revision(NamedTuple):
         return int(self.name[1:])
 
 
+def tree_sha256(files: Mapping[str, bytes]) -> str:
+    """Return the SHA-256 over the lines `path NUL sha256(content)`, sorted by path."""
+    digest = hashlib.sha256()
+    for path, content in sorted(files.items()):
+        digest.update(f"{path}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def digest_of(exported: Path) -> str:
+    """Return the tree digest of what `export` wrote, from the files as they are now."""
+    files = (path for path in exported.rglob("*") if not path.is_dir())
+    return tree_sha256({path.relative_to(exported).as_posix(): path.read_bytes() for path in files})
+
+
 class RevisionStore:
     """The store of one workspace; several processes may use it at once."""
 
@@ -147,10 +161,7 @@ class RevisionStore:
 
     def tree_digest(self, revision: str) -> str:
         """Return the SHA-256 over the sorted lines `path NUL sha256(content)` of a revision's files."""
-        digest = hashlib.sha256()
-        for path, content in self.files(revision).items():
-            digest.update(f"{path}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-        return digest.hexdigest()
+        return tree_sha256(self.files(revision))
 
     def add(self, files: Mapping[str, bytes], *, parent: Revision | None, kind: Kind, summary: str) -> Revision:
         """Record all files of the workspace as the revision after `parent`; the caller holds the lock.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import secrets
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from clinloop import context, supervisor
+from clinloop import context, memory, supervisor
 from clinloop.errors import BadInput, NotNow, SandboxUnavailable
 from clinloop.sandbox import backends
 from clinloop.sandbox import gpus as devices
@@ -15,6 +17,8 @@ from clinloop.services import Services
 from clinloop.store.rows import Mode, RunRow, TaskRow
 from clinloop.workspace import Workspace
 
+ROOM = "room"
+"""Folder in memory, below `final`, where a sealed test set is opened."""
 _log = logging.getLogger(__name__)
 
 
@@ -123,6 +127,12 @@ def _owes_evaluation(services: Services, task: TaskRow) -> bool:
     """Tell whether an evaluation is open, or was killed between its end and the seal of its report."""
     folder = services.state.task(task.id).report
     is_unsealed_report = (folder / "report.json").exists() and not (folder / "seal.json").exists()
+    if task.status in ("awaiting_unseal", "unsealed") and services.seal(task.dataset).is_sealed:
+        final = services.state.task(task.id).final
+        if not supervisor.is_alive(final):
+            with suppress(OSError, subprocess.SubprocessError):
+                memory.clear_room(final / ROOM)
+        return False  # only who holds the key can carry it on
     return task.status in ("evaluating", "unsealed") or (task.status == "evaluated" and is_unsealed_report)
 
 

@@ -69,12 +69,11 @@ class Services:
 
     def seal(self, dataset: str) -> Seal:
         """Return what is known of a dataset's seal."""
-        seal_state = getattr(vault, "seal_state", None)
         folder = self.settings.state / "datasets" / dataset
-        if not dataset or seal_state is None or not folder.is_dir():
+        if not dataset or not folder.is_dir():
             return Seal()
-        found = seal_state(folder)
-        return Seal(bool(found.is_sealed), bool(found.originals_readable))
+        found = vault.seal_state(folder)
+        return Seal(found.is_sealed, found.originals_readable)
 
     def record_standing(self, task: TaskRow) -> None:
         """Write the level of this connection into the ledger of a task, unless the newest entry says the same."""

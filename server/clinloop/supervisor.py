@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
     os.umask(0o077)
     hide_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    if not _take_lock(folder):
+    if hold(folder) is None:
         return
     launch_settings = json.loads((folder / LAUNCH_FILE).read_text(encoding="utf-8"))
     reach("finalize:carried" if what == "finalize" else "run:carried")
@@ -95,8 +95,8 @@ def main(arguments: list[str]) -> None:
             time.sleep(2.0**attempt)
 
 
-def _take_lock(folder: Path) -> bool:
-    """Hold the folder until this process ends; False when another supervisor does."""
+def hold(folder: Path) -> int | None:
+    """Hold the folder until the returned descriptor is closed or this process ends; None when another process does."""
     lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for _ in range(_LOCK_ATTEMPTS):
         try:
@@ -104,8 +104,9 @@ def _take_lock(folder: Path) -> bool:
         except BlockingIOError:
             time.sleep(0.02)
         else:
-            return True
-    return False
+            return lock
+    os.close(lock)
+    return None
 
 
 if __name__ == "__main__":

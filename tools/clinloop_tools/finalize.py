@@ -47,7 +47,8 @@ async def finalize(
     Both are rehearsed on validation images first; if that fails, the test set stays sealed and the task stays open. Then each
     predicts the test images in a fresh sandbox, and the server scores them with 95 % intervals and paired p-values, writes the
     report and the model folder. It takes minutes: the call returns "evaluating"; repeat it, with the same arguments, for the
-    stored result. Nothing that the final sandboxes print comes back. Call it when read_validation shows no run worth another try.
+    stored result. Where the test set is sealed it ends in "awaiting_unseal", until the clinician opens it. Nothing that the final
+    sandboxes print comes back. Call it when read_validation shows no run worth another try.
     """
     from clinloop import evaluation  # late: a server must answer its first request within a second
 
@@ -65,6 +66,12 @@ async def finalize(
     if task.status == "open":  # given back
         next_step = (
             f"The evaluation ended before the test set was opened: {task.phase} Put that right, then finalize again."
+        )
+    elif task.status == "awaiting_unseal":
+        next_step = (
+            f"The test set is sealed and both models are frozen. Tell the clinician to run `clinloop unseal {task_id} --identity FILE` with the "
+            f"key that only they have; until then there is nothing for you to do. Afterwards finalize(task_id='{task_id}', run='{run}') "
+            "returns the result."
         )
     elif task.result is None:
         next_step = f"Call finalize(task_id='{task_id}', run='{run}') again in a while; it returns the stored result."

@@ -322,13 +322,17 @@ def lock_name(state: Path, name: str, *, wait_s: float = 0.0) -> Generator[None]
 
 def read_cases(table: Path, images: Path) -> list[CaseRow]:
     """Read a server-only cases.csv."""
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        attributes = next(rows)[len(COLUMNS) :]
-        return [
-            CaseRow(case_id, split, group, label, dict(zip(attributes, values, strict=True)), images / image, sha256)  # pyright: ignore[reportArgumentType]  # split was written by us
-            for case_id, split, group, label, image, sha256, *values in rows
-        ]
+    return parse_cases(table.read_text(encoding="utf-8"), images)
+
+
+def parse_cases(text: str, images: Path) -> list[CaseRow]:
+    """Return the cases of a server-only cases.csv."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    attributes = next(rows)[len(COLUMNS) :]
+    return [
+        CaseRow(case_id, split, group, label, dict(zip(attributes, values, strict=True)), images / image, sha256)  # pyright: ignore[reportArgumentType]  # split was written by us
+        for case_id, split, group, label, image, sha256, *values in rows
+    ]
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -2,6 +2,7 @@
 
 Files of a report folder, beside `report.json` and `report.html`:
 
+                            (evidence/*.csv.age instead, when the test set is sealed: only the clinician's identity opens them)
     evidence/truth.csv      case_id,group,label      every test case once; ids are the random ids of the final run
     evidence/initial.csv    case_id,p_<class>,…      what the baseline predicted for the same cases
     evidence/refined.csv    case_id,p_<class>,…      what the accepted model predicted
@@ -251,6 +252,10 @@ class Integrity(_Value):
     """Digest of the frozen code by model: `initial`, `refined`."""
     checkpoints: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of the frozen checkpoint by model."""
+    sealed_to: tuple[str, ...] = ()
+    """age recipients to whom the test set, and with it the evidence, is sealed; empty = it was not sealed."""
+    originals_readable: bool = False
+    """For a sealed test set: the images that the dataset was made of could still be read on the machine when it was opened."""
     crash_notes: tuple[str, ...] = ()
     """Crashes and recoveries during finalize; empty = none."""
 

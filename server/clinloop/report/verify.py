@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import JsonValue, ValidationError
 
@@ -41,6 +41,10 @@ from clinloop.report.chain import (
 from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, sha256_json
 from clinloop.report.html import render_html
 from clinloop.report.rescore import equal, score_differences
+from clinloop.sealing import unseal
+
+if TYPE_CHECKING:
+    from pyrage.x25519 import Identity
 
 REPORT_CAP_BYTES = 256 << 20
 TOLERANCE = 1e-9
@@ -57,11 +61,13 @@ class Verification(NamedTuple):
         return all(check.ok for check in self.checks)
 
 
-def verify(path: Path, *, heads: Sequence[str] = (), key: str | None = None) -> Verification:
+def verify(
+    path: Path, *, heads: Sequence[str] = (), key: str | None = None, identities: Sequence[Identity] = ()
+) -> Verification:
     """Check a report folder, or the folder of a report.json.
 
     `heads` are ledger heads, `key` is the fingerprint of the server's key, both noted elsewhere: without them a report can only be
-    checked against itself.
+    checked against itself. `identities` open the evidence of a sealed test set; without them its scores are not computed again.
 
     Raises:
         BadInput: there is no report at `path`, a head is no SHA-256, or `key` is no fingerprint.
@@ -82,7 +88,9 @@ def verify(path: Path, *, heads: Sequence[str] = (), key: str | None = None) -> 
         )
     except ValueError as error:
         return Verification((Check("form", False, f"report.json cannot be read: {error}"),))
-    return Verification((Check("form", True, f"report format {data.schema_version}"), *_checks(data, file, heads, key)))
+    return Verification(
+        (Check("form", True, f"report format {data.schema_version}"), *_checks(data, file, heads, key, identities))
+    )
 
 
 def verify_ledger(
@@ -125,7 +133,9 @@ def check_notes(heads: Sequence[str], key: str | None) -> None:
         )
 
 
-def _checks(data: ReportData, file: Path, heads: Sequence[str], key: str | None) -> Iterator[Check]:
+def _checks(
+    data: ReportData, file: Path, heads: Sequence[str], key: str | None, identities: Sequence[Identity]
+) -> Iterator[Check]:
     folder = file.parent
     dataset = [row for row in data.ledger if row.scope == f"dataset:{data.dataset.name}"]
     task = [row for row in data.ledger if row.scope == f"task:{data.task_id}"]
@@ -148,9 +158,17 @@ def _checks(data: ReportData, file: Path, heads: Sequence[str], key: str | None)
     yield _opened_once([*task, *later])
     yield _frozen(data, task)
     yield _model(data, folder.parent / "model", task)
-    evidence = _read_evidence(folder)
-    yield _evidence(evidence, task)
-    yield _scores(data, evidence)
+    if data.integrity.sealed_to and not identities:
+        unread = f"not checked: sealed to {', '.join(data.integrity.sealed_to)}; --identity FILE opens it"
+        stated = any(row.detail.get("sealed_to") == list(data.integrity.sealed_to) for row in dataset)
+        yield Check(
+            "evidence", stated, unread if stated else "the dataset's ledger does not say that its test set is sealed"
+        )
+        yield Check("test scores", True, f"not computed again: the evidence is {unread.removeprefix('not checked: ')}")
+    else:
+        evidence = _read_evidence(folder, identities if data.integrity.sealed_to else ())
+        yield _evidence(evidence, task)
+        yield _scores(data, evidence)
     yield _page(data, folder / "report.html")
 
 
@@ -303,11 +321,16 @@ def _model(data: ReportData, folder: Path, task: Sequence[LedgerRow]) -> Check:
     return outcome("model files", problems, f"{len(listed)} files, the frozen checkpoint among them")
 
 
-def _read_evidence(folder: Path) -> Evidence | str:
+def _read_evidence(folder: Path, identities: Sequence[Identity]) -> Evidence | str:
+    suffix = ".csv.age" if identities else ".csv"
     try:
-        files = {name: (folder / "evidence" / f"{name}.csv").read_bytes() for name in ("truth", "initial", "refined")}
+        files = {name: (folder / "evidence" / (name + suffix)).read_bytes() for name in ("truth", "initial", "refined")}
+        if identities:
+            files = {name: unseal(content, identities) for name, content in files.items()}
     except OSError as error:
         return f"evidence/{Path(str(error.filename)).name} cannot be read"
+    except BadInput as refusal:
+        return str(refusal)
     return Evidence(**files)
 
 

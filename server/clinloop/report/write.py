@@ -14,6 +14,7 @@ from clinloop.files import write_atomic
 from clinloop.report.data import Evidence, LedgerRow, ReportData
 from clinloop.report.html import draw_figures, render_html
 from clinloop.report.model_card import model_card
+from clinloop.sealing import seal
 
 
 class ReportPaths(NamedTuple):
@@ -27,7 +28,8 @@ class ReportPaths(NamedTuple):
 def write_report(data: ReportData, folder: Path, evidence: Evidence) -> ReportPaths:
     """Write report.html, report.json, model_card.md and evidence/ into `folder`, which appears at once and complete.
 
-    A report that is there already is replaced, so that an interrupted evaluation can write it again.
+    The evidence of a sealed test set is sealed to the same recipients: other tasks on it are still to be scored, and their agents may be
+    able to read this folder. A report that is there already is replaced, so that an interrupted evaluation can write it again.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -37,7 +39,7 @@ def write_report(data: ReportData, folder: Path, evidence: Evidence) -> ReportPa
             # ASCII only: no bidirectional or control character of an agent's sentence reaches a terminal.
             "report.json": json.dumps(data.model_dump(mode="json"), indent=1).encode("ascii"),
             "model_card.md": model_card(data).encode(),
-            **{f"evidence/{name}": content for name, content in evidence.files().items()},
+            **{f"evidence/{name}": content for name, content in _evidence(data, evidence).items()},
         }
         (draft / "evidence").mkdir()
         for name, content in contents.items():
@@ -55,6 +57,12 @@ def write_report(data: ReportData, folder: Path, evidence: Evidence) -> ReportPa
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return ReportPaths(html=folder / "report.html", json=folder / "report.json", model_card=folder / "model_card.md")
+
+
+def _evidence(data: ReportData, evidence: Evidence) -> dict[str, bytes]:
+    if not (recipients := data.integrity.sealed_to):
+        return evidence.files()
+    return {f"{name}.age": seal(content, recipients) for name, content in evidence.files().items()}
 
 
 def seal_report(folder: Path, task_ledger: Sequence[LedgerRow]) -> None:

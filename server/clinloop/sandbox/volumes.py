@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from clinloop.errors import SandboxUnavailable
 from clinloop.files import harvest, remove_tree
+from clinloop.memory import is_in_memory
 
 MAX_FILES = 65_536
 """Files and folders that one writable folder may hold."""
@@ -135,7 +136,8 @@ def choose_volume(source: Path, image: Path, cap_bytes: int, uid: int) -> Volume
     Raises:
         SandboxUnavailable: neither a loop device nor a tmpfs can be mounted.
     """
-    for kind in ("loop", "tmpfs"):
+    # What the caller keeps in memory is not written to a disk by way of an image file.
+    for kind in ("tmpfs",) if is_in_memory(source) else ("loop", "tmpfs"):
         volume = Volume(str(source), str(image) if kind == "loop" else "", kind, cap_bytes)
         try:
             volume.attach(uid)

@@ -9,7 +9,7 @@ CREATE TABLE task (
   seed INTEGER NOT NULL,
   settings TEXT NOT NULL,             -- JSON: how its runs are executed
   init_key TEXT NOT NULL UNIQUE,      -- makes init_task idempotent
-  status TEXT NOT NULL CHECK (status IN ('preparing', 'open', 'evaluating', 'unsealed', 'evaluated', 'invalid')),
+  status TEXT NOT NULL CHECK (status IN ('preparing', 'open', 'evaluating', 'awaiting_unseal', 'unsealed', 'evaluated', 'invalid')),
   phase TEXT NOT NULL DEFAULT '',     -- what an evaluation is doing
   final_run TEXT,                     -- the run that finalize froze
   result TEXT,                        -- JSON of the final result

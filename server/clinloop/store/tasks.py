@@ -138,8 +138,18 @@ class Tasks:
         """Say what an evaluation is doing."""
         with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE task SET phase = ? WHERE id = ? AND status IN ('evaluating', 'unsealed')", (phase, task_id)
+                "UPDATE task SET phase = ? WHERE id = ? AND status IN ('evaluating', 'awaiting_unseal', 'unsealed')",
+                (phase, task_id),
             )
+
+    def await_unseal(self, task_id: str, detail: dict[str, Any]) -> None:
+        """Leave a rehearsed evaluation, its frozen models recorded, to whoever holds the key of the test set."""
+        with self._database.transaction() as connection:
+            if connection.execute(
+                "UPDATE task SET status = 'awaiting_unseal', phase = '' WHERE id = ? AND status = 'evaluating'",
+                (task_id,),
+            ).rowcount:
+                ledger.append(connection, f"task:{task_id}", "frozen", at=utc_now(), detail=detail)
 
     def unseal(self, task_id: str, detail: dict[str, Any]) -> None:
         """Record durably that the test set is about to be touched; before it is.
@@ -153,7 +163,8 @@ class Tasks:
                 ledger.require_whole(connection, f"task:{task_id}")
                 ledger.append(connection, f"task:{task_id}", "unsealing", at=utc_now(), detail=detail)
                 if not connection.execute(
-                    "UPDATE task SET status = 'unsealed' WHERE id = ? AND status = 'evaluating'", (task_id,)
+                    "UPDATE task SET status = 'unsealed' WHERE id = ? AND status IN ('evaluating', 'awaiting_unseal')",
+                    (task_id,),
                 ).rowcount:
                     raise NotNow(f"Task {task_id} is not being evaluated, so its test set stays closed.")
         except sqlite3.IntegrityError as error:
