@@ -73,6 +73,8 @@ def data_add(
         )
     out().print(f"Dataset {dataset.name} is ready. {dataset.record.layout_reason}", highlight=False, soft_wrap=True)
     _print_dataset(services, dataset.name)
+    from clinloop.datasets.sealed import seal_warnings
+
     for line in seal_warnings(dataset.folder):
         out().print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -147,23 +149,3 @@ def _print_dataset(services: Services, name: str) -> None:
         out().print(f"The test part is sealed to {', '.join(seal.recipients)}.", highlight=False, soft_wrap=True)
     for line in dataset.audit_lines():
         out().print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-def seal_warnings(dataset_folder: Path) -> list[str]:
-    """Return what the custodian must still do about a sealed dataset; nothing for one that is not sealed."""
-    from clinloop.datasets.vault import seal_state
-    from clinloop.memory import swap_areas
-
-    seal = seal_state(dataset_folder)
-    if not seal.is_sealed:
-        return []
-    found: list[str] = []
-    if seal.originals_readable:
-        found.append(
-            f"The originals at {seal.source} are still readable here: take them off this machine, or the seal hides nothing."
-        )
-    if areas := swap_areas():
-        found.append(
-            f"Swap is on ({', '.join(areas)}): pixels may have been written there; turn it off (swapoff -a) or encrypt it."
-        )
-    return found

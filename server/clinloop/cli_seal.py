@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinloop.cli_data import seal_warnings
 from clinloop.errors import BadInput
 from clinloop.sealing import IDENTITY_CAP, read_identities
 from clinloop.terminal import AcceptOption, SandboxOption, StateOption, out, services_of
@@ -49,6 +48,7 @@ def unseal(
 ) -> None:
     """Open a task's sealed test set in memory, once, score both frozen models on it, and write the report."""
     from clinloop import unsealing
+    from clinloop.datasets.sealed import seal_warnings
 
     services = services_of(state, sandbox, accept)
     keys = read_identity(identity)

@@ -14,6 +14,7 @@ from rich.table import Table
 from clinloop import __version__, exposure, guarantee
 from clinloop.access import Client, own_client, server_pid
 from clinloop.datasets.dataset import Dataset
+from clinloop.datasets.sealed import seal_warnings
 from clinloop.errors import SandboxUnavailable
 from clinloop.guarantee import Connection
 from clinloop.sandbox import backends, gpus
@@ -85,6 +86,8 @@ def _guarantee(services: Services, client: Client | None, socket: Path | None, o
         sealed = guarantee.standing(connection, findings, services.seal(name))
         if sealed.reason != standing.reason or sealed.level != standing.level:
             out.print(f"Dataset {name}: {escape(sealed.text)}", highlight=False)
+        for line in seal_warnings(Dataset.load(state, name).folder):
+            out.print(f"  {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _gpus(services: Services) -> list[tuple[str, str]]:

@@ -49,7 +49,15 @@ def unseal(services: Services, task_id: str, identities: Sequence[Identity], rep
         task = _waiting(services, task_id)
         dataset = Dataset.load(services.settings.state, task.dataset)
         here = context.assemble(services.store, task_id, services.launch_settings)
-        frozen = _frozen(here, services.store)
+        try:
+            frozen = evaluation.read_frozen(here, services.store)
+        except Invalid as fault:
+            if task.status == "unsealed":
+                evaluation.end_invalid(services.store, here.folder, task_id, fault)
+                return services.store.task(task_id)
+            raise BadInput(
+                f"Nothing was opened, because {fault} since it was frozen. Somebody has changed it."
+            ) from fault
         report("checking that the key opens the seal and that the sealed images are those that were committed to")
         opened = _check(dataset, identities)
         evaluation.end_jobs(here)
@@ -57,9 +65,7 @@ def unseal(services: Services, task_id: str, identities: Sequence[Identity], rep
         place = make_room(mount_point)
         try:
             test = _write_images(dataset, opened, identities, place)
-            report(
-                "predicting and scoring the test images; this takes as long as finalize's rehearsal, times the size of the test set"
-            )
+            report("predicting the test images with both models, and scoring them")
             _carry(services.store, here, frozen, test, place)
         finally:
             clear_room(mount_point)
@@ -118,13 +124,6 @@ def _write_images(dataset: Dataset, opened: _Opened, identities: Sequence[Identi
     for name, image in sealed.open_images(dataset.folder, opened.facts, identities):
         (folder / name).write_bytes(image)
     return [case._replace(image=folder / case.case_id) for case in opened.test]
-
-
-def _frozen(here: TaskContext, store: Store) -> list[Frozen]:
-    try:
-        return evaluation.read_frozen(here, store)
-    except Invalid as fault:
-        raise BadInput(f"Nothing was opened, because {fault} since it was frozen. Somebody has changed it.") from fault
 
 
 def _carry(store: Store, here: TaskContext, frozen: Sequence[Frozen], test: Sequence[CaseRow], place: Path) -> None:

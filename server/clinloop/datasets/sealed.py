@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from clinloop.datasets.findings import CustodianAudit
 from clinloop.errors import BadInput, NotNow
+from clinloop.memory import swap_areas
 from clinloop.sealing import seal, unseal
 
 if TYPE_CHECKING:
@@ -131,6 +132,23 @@ def seal_state(dataset_folder: Path) -> Seal:
     record = read_seal(dataset_folder / "vault")
     readable = any(os.access(Path(record.source) / name, os.R_OK) for name in record.originals)
     return Seal(bool(record.recipients), tuple(record.recipients), readable, record.source)
+
+
+def seal_warnings(dataset_folder: Path) -> list[str]:
+    """Return what the custodian must still do about a sealed dataset; nothing for one that is not sealed."""
+    seal = seal_state(dataset_folder)
+    if not seal.is_sealed:
+        return []
+    found: list[str] = []
+    if seal.originals_readable:
+        found.append(
+            f"The originals at {seal.source} are still readable here: take them off this machine, or the seal hides nothing."
+        )
+    if areas := swap_areas():
+        found.append(
+            f"Swap is on ({', '.join(areas)}): pixels may have been written there; turn it off (swapoff -a) or encrypt it."
+        )
+    return found
 
 
 def sample_originals(sources: Sequence[str]) -> list[str]:
