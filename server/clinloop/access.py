@@ -11,7 +11,6 @@ import stat
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +47,7 @@ class Step(NamedTuple):
 def own_client() -> Client:
     """Return the user that this process runs as."""
     uid, gid = os.geteuid(), os.getegid()
-    return Client(uid, gid, frozenset([gid, *os.getgroups()]) | _login_groups(uid), _name(uid), os.getpid())
+    return Client(uid, gid, frozenset([gid, *os.getgroups()]) | login_groups(uid), _name(uid), os.getpid())
 
 
 def named_client(name: str) -> Client:
@@ -63,18 +62,20 @@ def named_client(name: str) -> Client:
         if not name.isdecimal():
             raise BadInput(f"There is no user {name!r} on this machine.") from None
         return Client(int(name), int(name), frozenset([int(name)]), name)
-    return Client(entry.pw_uid, entry.pw_gid, frozenset([entry.pw_gid]) | _login_groups(entry.pw_uid), entry.pw_name)
+    return Client(entry.pw_uid, entry.pw_gid, frozenset([entry.pw_gid]) | login_groups(entry.pw_uid), entry.pw_name)
 
 
 def peer_client(connection: socket.socket) -> Client:
-    """Return the user at the other end of a local socket, as the kernel knows it."""
+    """Return the user at the other end of a local socket, as the kernel knows it.
+
+    Raises:
+        OSError: the kernel does not say; more than 256 groups are one reason.
+    """
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, gid = struct.unpack("3i", credentials)
-    groups = frozenset([gid])
-    with suppress(OSError):
-        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4096)
-        groups |= frozenset(struct.unpack(f"{len(packed) // 4}I", packed))
-    return Client(uid, gid, groups | _login_groups(uid), _name(uid), pid)
+    packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # the most that Python asks for
+    groups = frozenset([gid, *struct.unpack(f"{len(packed) // 4}I", packed)])
+    return Client(uid, gid, groups | login_groups(uid), _name(uid), pid)
 
 
 def server_pid(socket_file: Path) -> int:
@@ -289,7 +290,8 @@ def _access_list(path: str) -> list[tuple[int, int, int]] | None:
     return [struct.unpack_from("<HHI", packed, offset) for offset in range(4, len(packed), 8)]
 
 
-def _login_groups(uid: int) -> frozenset[int]:
+def login_groups(uid: int) -> frozenset[int]:
+    """Return the groups that a user has after a login."""
     try:
         entry = pwd.getpwuid(uid)
         return frozenset(os.getgrouplist(entry.pw_name, entry.pw_gid))

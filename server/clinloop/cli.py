@@ -15,12 +15,14 @@ from clinloop import __version__
 from clinloop.cli_data import data_app
 from clinloop.cli_images import images_app
 from clinloop.cli_seal import key_app, read_identity, unseal
+from clinloop.cli_service import GroupOption, OpenOption, service_app
 from clinloop.connect import SOCKET
 from clinloop.errors import BadInput, Refusal, unknown
 from clinloop.terminal import (
     AcceptOption,
     SandboxOption,
     StateOption,
+    become_owner,
     out,
     progress_bars,
     services_of,
@@ -38,6 +40,7 @@ app = typer.Typer(
 task_app = typer.Typer(no_args_is_help=True, help="Tasks: list, show.", epilog="Example: clinloop task list")
 app.add_typer(data_app, name="data")
 app.add_typer(images_app, name="images")
+app.add_typer(service_app, name="service")
 app.add_typer(task_app, name="task")
 app.add_typer(key_app, name="key")
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)
@@ -79,20 +82,41 @@ def serve(
         list[Path] | None,
         typer.Option("--data-root", help="Folder below which inspect_dataset may ingest. Repeatable."),
     ] = None,
+    socket: Annotated[
+        Path | None, typer.Option(help="Serve many clients on this local socket (what `clinloop service run` does).")
+    ] = None,
+    group: GroupOption = None,
+    is_open: OpenOption = False,
     state: StateOption = None,
     sandbox: SandboxOption = None,
     accept: AcceptOption = False,
 ) -> None:
-    """Serve the six tools to an MCP client."""
-    if not stdio:
-        raise BadInput("Say how to serve: clinloop serve --stdio.")
+    """Serve the six tools to an MCP client, or to many on a socket."""
+    if stdio == (socket is not None):
+        raise BadInput("Say how to serve: clinloop serve --stdio, or clinloop serve --socket PATH.")
     gc.disable()  # imports make no garbage, but the collector would walk through them again and again: a tenth of the start
-    from clinloop.app import serve_stdio
-
     roots = tuple(root.expanduser().absolute() for root in data_root or [])
     if missing := [str(root) for root in roots if not root.is_dir()]:
         raise BadInput(f"--data-root: {', '.join(missing)} is no folder.")
-    serve_stdio(services_of(state, sandbox, accept, roots))
+    services = services_of(state, sandbox, accept, roots)
+    if socket is not None:
+        from clinloop.listen import serve_socket
+
+        serve_socket(services, socket.expanduser().absolute(), group=group, is_open=is_open)
+        return
+    from clinloop.app import serve_stdio
+
+    serve_stdio(services)
+
+
+@app.command(epilog="Example: clinloop connect")
+def connect(
+    socket: Annotated[Path, typer.Option("--socket", help="Where the service listens.")] = SOCKET,
+) -> None:
+    """Connect standard input and output to the service: the command that agents are configured with."""
+    from clinloop.connect import connect as copy
+
+    raise typer.Exit(copy(socket))
 
 
 @app.command(epilog="Example: clinloop standin isic2019 ./isic2019 --images 2000 --seed 1")
@@ -235,12 +259,14 @@ def doctor(
 ) -> None:
     """Say what is installed, which sandbox will be used with what enforced how, and what may be claimed about the test set."""
     from clinloop.access import named_client
-    from clinloop.doctor import examine
+    from clinloop.doctor import attempt, examine
 
     if user is not None and os.geteuid() != 0:
         raise BadInput("--as becomes another user, so it needs root: sudo clinloop doctor --as USER.")
-    client = None if user is None else named_client(user)
-    if not examine(services_of(state, sandbox, accept), out(), client=client, socket=socket):
+    services = services_of(state, sandbox, accept, keeps_root=user is not None)
+    tried = attempt(services, None if user is None else named_client(user), socket)
+    become_owner(services.settings.state)
+    if not examine(services, tried, out()):
         raise typer.Exit(1)
 
 

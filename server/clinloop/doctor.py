@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,14 +17,35 @@ from clinloop.access import Client, own_client, server_pid
 from clinloop.datasets.dataset import Dataset
 from clinloop.datasets.sealed import seal_warnings
 from clinloop.errors import SandboxUnavailable
-from clinloop.guarantee import Connection
+from clinloop.guarantee import Connection, Finding
 from clinloop.sandbox import backends, gpus
 from clinloop.sandbox.base import Sandbox
 from clinloop.services import Services
 
 
-def examine(services: Services, out: Console, *, client: Client | None = None, socket: Path | None = None) -> bool:
-    """Print the examination for clients that run as another user (default: as this one); True when training runs can start."""
+class Tried(NamedTuple):
+    """What a client's user was found to reach."""
+
+    client: Client
+    connection: Connection
+    findings: tuple[Finding, ...]
+
+
+def attempt(services: Services, client: Client | None, socket: Path) -> Tried:
+    """Let a process of the client's user (None: this one's) try to reach what it must not; as root for another user."""
+    exposure.hide_memory()  # as the server does
+    state = services.settings.state
+    grounds = services.grounds()._replace(
+        server_uid=state.stat().st_uid if state.exists() else os.geteuid(),
+        server_pid=os.getpid() if client is None else server_pid(socket),
+        is_thorough=True,
+    )
+    user = client or own_client()
+    return Tried(user, "stdio" if client is None else "socket", exposure.attempt(user, grounds))
+
+
+def examine(services: Services, tried: Tried, out: Console) -> bool:
+    """Print the examination; True when training runs can start."""
     settings = services.settings
     table = Table("what", "finding", show_header=False, box=None, pad_edge=False)
     table.add_row(
@@ -55,24 +77,15 @@ def examine(services: Services, out: Console, *, client: Client | None = None, s
     table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
     table.add_row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
     out.print(table, soft_wrap=False)
-    _guarantee(services, client, socket, out)
+    _guarantee(services, tried, out)
     return works
 
 
-def _guarantee(services: Services, client: Client | None, socket: Path | None, out: Console) -> None:
-    """Let a process of the client's user try to reach what it must not, and say what that makes of the level."""
-    connection: Connection = "stdio" if client is None else "socket"
-    client = client or own_client()
-    exposure.hide_memory()  # as the server does
-    state = services.settings.state
-    grounds = services.grounds()._replace(
-        server_uid=state.stat().st_uid if state.exists() else os.geteuid(),
-        server_pid=(server_pid(socket) if socket else 0) if connection == "socket" else os.getpid(),
-        is_thorough=True,
-    )
-    findings = exposure.attempt(client, grounds)
+def _guarantee(services: Services, tried: Tried, out: Console) -> None:
+    connection, findings = tried.connection, tried.findings
     how = "over the service's socket" if connection == "socket" else "on standard input and output"
-    out.print(f"\n[bold]What a client reaches[/bold] that runs as {client.name} and is served {how}", highlight=False)
+    heading = f"\n[bold]What a client reaches[/bold] that runs as {escape(tried.client.name)} and is served {how}"
+    out.print(heading, highlight=False)
     table = Table("what", "reachable", "found", "to do", box=None, pad_edge=False)
     for finding in findings:
         found = f"{finding.how} ({finding.where})" if finding.where else finding.how
@@ -82,7 +95,7 @@ def _guarantee(services: Services, client: Client | None, socket: Path | None, o
     standing = guarantee.standing(connection, findings)
     out.print(f"\n[bold]Guarantee {standing.level.code} {standing.level.name}[/bold]: ", end="", highlight=False)
     out.print(f"{standing.level.meaning} {standing.reason}", highlight=False)
-    for name in Dataset.list_names(state):
+    for name in Dataset.list_names(services.settings.state):
         sealed = guarantee.standing(connection, findings, services.seal(name))
         if sealed.reason != standing.reason or sealed.level != standing.level:
             out.print(f"Dataset {name}: {escape(sealed.text)}", highlight=False)

@@ -108,25 +108,31 @@ def attempt(client: Client, grounds: Grounds) -> tuple[Finding, ...]:
     return tuple(Finding(**item) for item in json.loads(answer))
 
 
+def code_places(*, is_thorough: bool = False) -> tuple[list[Path], list[tuple[Path, int]]]:
+    """Return the single files and the folders (with how deep they matter) from which the server's code is loaded."""
+    here = Path(__file__).parent
+    own = [here, here.parent.parent / "tools" / "clinloop_tools", here.parent / "clinloop_tools"]
+    own += [resource("task_templates"), resource("sandbox_images")]
+    others = [*(Path(folder) for folder in site.getsitepackages()), Path(os.__file__).parent]
+    trees = [*((tree, _DEEP) for tree in own), *((tree, _DEEP if is_thorough else 1) for tree in others)]
+    files = [Path(sys.executable), Path(sys.prefix) / "pyvenv.cfg", Path(sys.prefix) / "bin"]
+    return [path for path in files if path.exists()], [(tree, depth) for tree, depth in trees if tree.is_dir()]
+
+
 def _places(grounds: Grounds) -> _Places:
     """Of each vault the folder and its files are tried, because a mode may stop only one of both."""
     state = grounds.state
     vault: list[Path] = []
     for folder in sorted(state.glob("datasets/*/vault")) or [state / "datasets"]:
         vault += [folder, folder / "cases.csv", folder / "secret.json", folder / "images"]
-    here = Path(__file__).parent
-    own = [here, here.parent.parent / "tools" / "clinloop_tools", here.parent / "clinloop_tools"]
-    own += [resource("task_templates"), resource("sandbox_images")]
-    others = [*(Path(folder) for folder in site.getsitepackages()), Path(os.__file__).parent]
-    trees = [*((tree, _DEEP) for tree in own), *((tree, _DEEP if grounds.is_thorough else 1) for tree in others)]
-    files = [Path(sys.executable), Path(sys.prefix) / "pyvenv.cfg", Path(sys.prefix) / "bin"]
+    files, trees = code_places(is_thorough=grounds.is_thorough)
     return _Places(
         vault=vault,
         store=sorted(state.glob("clinloop.sqlite*")) or [state / "clinloop.sqlite"],
         keys=[path for path in sorted(state.glob("*key*")) if path.is_file()] or [state / "key"],
         state=[state, state / "settings.json", state / "datasets", state / "tasks"],
-        code=[path for path in files if path.exists()],
-        trees=[(tree, depth) for tree, depth in trees if tree.is_dir()],
+        code=files,
+        trees=trees,
     )
 
 

@@ -16,6 +16,7 @@ from clinloop.datasets import roots
 from clinloop.datasets.dataset import Dataset, stored_name
 from clinloop.datasets.vault import seal_state
 from clinloop.errors import BadInput, Refusal, unknown
+from clinloop.exposure import hide_memory
 from clinloop.services import Services
 
 Progress = Callable[[str, int, int], None]
@@ -125,6 +126,7 @@ def _main(arguments: list[str]) -> None:
         os._exit(0)
     os.setsid()
     os.umask(0o077)
+    hide_memory()
     state, folder, name, status = Path(arguments[0]), Path(arguments[1]), arguments[2], Path(arguments[3])
     from clinloop.settings import load_settings
 

@@ -35,8 +35,6 @@ class Services:
     """How the client of these services talks to the server."""
     client: Client = field(default_factory=own_client)
     """The user that the client runs as."""
-    engine_sockets: tuple[str, ...] = exposure.ENGINE_SOCKETS
-    administrators: tuple[str, ...] = exposure.ADMINISTRATORS
     _standings: dict[str, tuple[float, Standing]] = field(
         default_factory=dict[str, tuple[float, Standing]], compare=False, repr=False
     )
@@ -53,8 +51,9 @@ class Services:
             state=self.settings.state,
             cache=self.settings.cache,
             originals=self.settings.data_roots,
-            engine_sockets=self.engine_sockets,
-            administrators=self.administrators,
+            engine_sockets=tuple(
+                dict.fromkeys((self.settings.engine.removeprefix("unix://"), *exposure.ENGINE_SOCKETS))
+            ),
             server_uid=os.geteuid(),
         )
 

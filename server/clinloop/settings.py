@@ -79,10 +79,12 @@ def load_settings(state: Path | None = None, **given: object) -> Settings:
     """
     folder = state or Path(os.environ.get("CLINLOOP_STATE") or platformdirs.user_data_dir("clinloop"))
     folder = folder.expanduser().absolute()
-    values: dict[str, object] = {"cache": platformdirs.user_cache_dir("clinloop"), **_stored(folder / "settings.json")}
+    values = _stored(folder / "settings.json")
     if cache := os.environ.get("CLINLOOP_CACHE"):
         values["cache"] = cache
     values |= {name: value for name, value in given.items() if value is not None}
+    if "cache" not in values:  # asked for last: the system user of a service may have no home
+        values["cache"] = platformdirs.user_cache_dir("clinloop")
     try:
         return Settings.model_validate({**values, "state": folder})
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinloop.access import login_groups
 from clinloop.errors import unknown
 from clinloop.services import Services
 from clinloop.settings import Backend, load_settings
@@ -54,9 +56,16 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def services_of(
-    state: Path | None, sandbox: str | None = None, accept: bool = False, roots: tuple[Path, ...] = ()
+    state: Path | None,
+    sandbox: str | None = None,
+    accept: bool = False,
+    roots: tuple[Path, ...] = (),
+    *,
+    keeps_root: bool = False,
 ) -> Services:
-    """Return the services of a state folder as the common options describe it.
+    """Return the services of a state folder as the common options describe it; root becomes the user who owns the folder.
+
+    Files that root made in the folder of a service would be closed to the service.
 
     Raises:
         Unknown, BadInput: no such sandbox, or settings that cannot be used.
@@ -64,7 +73,18 @@ def services_of(
     known = Backend.__args__
     if sandbox is not None and sandbox not in known:
         raise unknown("sandbox", sandbox, known)
-    return Services(load_settings(state, sandbox=sandbox, data_roots=roots or None), accept_no_isolation=accept)
+    settings = load_settings(state, sandbox=sandbox, data_roots=roots or None)
+    if not keeps_root:
+        become_owner(settings.state)
+    return Services(settings, accept_no_isolation=accept)
+
+
+def become_owner(state: Path) -> None:
+    """As root, become the user who owns a state folder; nothing happens to anybody else."""
+    if os.geteuid() == 0 and state.exists() and (owner := state.stat()).st_uid:
+        os.setgroups(sorted(login_groups(owner.st_uid)))
+        os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+        os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
 
 
 def progress_bars() -> Progress:
