@@ -11,15 +11,23 @@ import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
+from clinloop import runs
 from clinloop.failpoints import FAILPOINTS, UNCOMMITTED
+from clinloop.services import Services
 
-from .lab import Lab, kill, until
+from .lab import Lab, kill, predict_code, train_code, until
 
 VICTIM = Path(__file__).with_name("victim.py")
 WHO = ("self", "server", "both")
 """Who dies at a failpoint that a supervisor reaches."""
 IN_SERVER = ("task:", "run:reserved", "run:launch", "finalize:started", "finalize:launch")
 """How the names of failpoints begin that servers reach."""
+GOES_ON = ("run:launched", "finalize:launched")
+"""Where a supervisor lives already whom nobody kills."""
+_DAEMON = "import os\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\n"
+TRAIN = train_code(_DAEMON + "time.sleep(0.3)\nsession.checkpoint.write_text('weights')")
+PREDICT = predict_code(_DAEMON + "time.sleep(0.1)")
+"""Code that leaves a process behind and takes long enough to be killed."""
 
 
 def failpoints(*kinds: str, without: Iterable[str] = ()) -> list[str]:
@@ -30,6 +38,11 @@ def failpoints(*kinds: str, without: Iterable[str] = ()) -> list[str]:
         for name in ([point.name + UNCOMMITTED] if point.is_transaction else []) + [point.name]
         if point.name.startswith(kinds) and point.name not in without
     ]
+
+
+def dying(name: str, nth: int = 1) -> list[str]:
+    """Return the failpoint with each of those who may die there, when it is reached for the nth time."""
+    return [name] if name.startswith(IN_SERVER) else [f"{name},{who},{nth}" for who in WHO]
 
 
 class Victim:
@@ -97,3 +110,19 @@ def victims(lab: Lab, what: str, carried: str, *deaths: tuple[str, str]) -> Gene
     """Start a server for each (task, failpoint[,who]), all at once; those that live are ended at the end."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Victim(lab, what, task, carried, failpoint)) for task, failpoint in deaths]
+
+
+def fresh(lab: Lab) -> Lab:
+    """Return the lab as another server sees it, which has recovered what it found at its start."""
+    another = Lab(Services(lab.services.settings, lab.services.accept_no_isolation))
+    runs.recover(another.services)
+    return another
+
+
+def one_after_the_other(lab: Lab, what: str, task: str, names: list[str]) -> None:
+    """Let a server and its supervisor die at each failpoint in turn, each time with a fresh server that goes on."""
+    for name in names:
+        is_recorded = lab.store.runs(task) if what == "full" else lab.store.task(task).status != "open"
+        carried = "finalize" if what == "finalize" else "run0"
+        with victims(lab, "recover" if is_recorded else what, carried, (task, f"{name},both")) as (server,):
+            server.await_kill()

@@ -109,7 +109,7 @@ CASES = [
         title="a crash between unsealing and score, to look twice",
         expected="recorded",
         tests=(
-            "tests/faults/test_failpoints.py::test_an_evaluation_that_is_killed_at_a_failpoint_touches_the_test_set_once_and_ends",
+            "tests/faults/test_failpoints_of_finalize.py::test_an_evaluation_that_is_killed_at_a_failpoint_touches_the_test_set_once_and_ends",
             _F + "test_an_evaluation_that_is_cut_off_twice_while_it_predicts_test_images_is_invalid",
         ),
         where=SERVER,
