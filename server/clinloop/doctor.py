@@ -99,7 +99,7 @@ def _guarantee(services: Services, tried: Tried, out: Console) -> None:
         sealed = guarantee.standing(connection, findings, services.seal(name))
         if sealed.reason != standing.reason or sealed.level != standing.level:
             out.print(f"Dataset {name}: {escape(sealed.text)}", highlight=False)
-        for line in seal_warnings(Dataset.load(state, name).folder):
+        for line in seal_warnings(Dataset.load(services.settings.state, name).folder):
             out.print(f"  {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
