@@ -57,7 +57,8 @@ def choose(settings: Settings, *, image: str = "", accept_no_isolation: bool = F
             continue
         problem = _problem(sandbox, image)
         if not problem:
-            return Choice(sandbox, "; ".join([*problems, f"{name}: works"]) if is_free else "set by the custodian")
+            first = f"the next after {'; '.join(problems)}" if problems else "the first choice, and it works here"
+            return Choice(sandbox, first if is_free else "set by the custodian")
         problems.append(f"{name}: {problem}")
     if accept_no_isolation and is_free:
         return Choice(load_backend("none", settings), "; ".join(problems))

@@ -44,8 +44,10 @@ def user_of(is_root: bool) -> str:
     return f"{SANDBOX_UID}:{SANDBOX_UID}" if is_root else f"{os.getuid()}:{os.getgid()}"
 
 
-def create(client: APIClient, job: Job, *, state: Path, is_root: bool, mounts: Sequence[Mount]) -> str:
+def create(client: APIClient, job: Job, *, state: Path, is_root: bool, mounts: Sequence[Mount], scratch: Path) -> str:
     """Create the container of a job and return its id; `mounts` are the job's with the sources that the engine shall bind.
+
+    scratch: a folder of the job's record, for what the engine wants as a file.
 
     Raises:
         docker.errors.APIError: the engine refuses.
@@ -71,7 +73,7 @@ def create(client: APIClient, job: Job, *, state: Path, is_root: bool, mounts: S
             DEADLINE: str(int(time.time() + job.wall_seconds) + OVERDUE_S),
             CLOCK: f"{_boot()} {int(time.monotonic() + job.wall_seconds) + OVERDUE_S}",
         },
-        host_config=_host_config(client, job, mounts),
+        host_config=_host_config(client, job, mounts, _profile(client, job, scratch)),
     )
     return str(container["Id"])
 
@@ -90,11 +92,22 @@ def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def _host_config(client: APIClient, job: Job, mounts: Sequence[Mount]) -> dict[str, Any]:
+def _profile(client: APIClient, job: Job, scratch: Path) -> str:
+    """Return the system-call filter as the engine takes it: Docker wants the text, Podman the name of a file."""
+    text = build_profile(platform.machine(), lists_interfaces=len(job.gpus) > 1)
+    components: list[dict[str, Any]] = client.version().get("Components") or []
+    if not any("podman" in str(each.get("Name")).lower() for each in components):
+        return text
+    file = scratch / "profile.json"
+    file.write_text(text, encoding="ascii")
+    return str(file)
+
+
+def _host_config(client: APIClient, job: Job, mounts: Sequence[Mount], profile: str) -> dict[str, Any]:
     from docker.types import DeviceRequest, LogConfig, Ulimit
     from docker.types import Mount as Bind
 
-    limits, profile = job.limits, build_profile(platform.machine(), lists_interfaces=len(job.gpus) > 1)
+    limits = job.limits
     largest = max(limits.out_bytes, limits.tmp_bytes, limits.shm_bytes)
     return client.create_host_config(
         network_mode="none",

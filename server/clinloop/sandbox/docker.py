@@ -170,11 +170,15 @@ class Docker:
             record.tiers = self._tiers(client, record)
             self._records.save(job.name, record)
             mounts = self._show(job, shown)
-            container.create(client, job, state=self._state, is_root=self._is_root, mounts=mounts)
+            container.create(client, job, state=self._state, is_root=self._is_root, mounts=mounts, scratch=folder)
             name = container.name_of(self._state, job.name)
-            output = Output(self._attach(name), LogFile(job.log, job.limits.log_bytes))
-            self._jobs[job.name] = _Attached(record, output)  # before the start, so that nothing is missed
-            client.start(name)
+            try:
+                chunks = self._attach(name)  # before the start, so that nothing is missed
+            except OSError:  # Podman attaches to running containers only
+                client.start(name)
+                chunks = self._attach(name, replay=True)
+            self._jobs[job.name] = _Attached(record, Output(chunks, LogFile(job.log, job.limits.log_bytes)))
+            client.start(name)  # nothing happens when it runs
 
     def _show(self, job: Job, shown: Mapping[Mount, Path]) -> list[Mount]:
         """Return the job's mounts as the engine shall bind them: as root, id-mapped read-only mounts that only we can reach."""
@@ -333,7 +337,7 @@ class Docker:
             with closing(self._connect()) as client:
                 yield client
         except APIError as error:
-            _log.warning("the container engine was %s: %s", what, error.explanation)
+            _log.warning("the container engine was %s: %s", what, str(error.explanation)[:1000])
             reason = " ".join(word for word in str(error.explanation).split() if "/" not in word)[:300]
             raise SandboxUnavailable(
                 f"The container engine refused ({error.status_code}): {reason}.{_hint(reason)}"
