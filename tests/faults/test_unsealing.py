@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -94,30 +95,38 @@ class Sealed:
         return found
 
 
-def make(tmp_path: Path, class_folders: Path, sandbox: str) -> Sealed:
-    identity = Identity.generate()
-    accept = sandbox == "none"
-    state = tmp_path / "state"
+@pytest.fixture(scope="module")
+def sealed_state(tmp_path_factory: pytest.TempPathFactory, class_folders: Path) -> tuple[Path, Identity]:
+    """A state folder with the sealed dataset `moles`, to be copied, and the identity."""
+    identity, state = Identity.generate(), tmp_path_factory.mktemp("sealed") / "state"
+    ingestion.add(
+        Services(load_settings(state)), class_folders, "moles", cache_px=(16,), seal=(str(identity.to_public()),)
+    )
+    return state, identity
+
+
+def copied(tmp_path: Path, sealed_state: tuple[Path, Identity], sandbox: str) -> Sealed:
+    whence, identity = sealed_state
+    state, accept = Path(shutil.copytree(whence, tmp_path / "sealed")), sandbox == "none"
     services = Services(load_settings(state, sandbox=sandbox, limits=SMALL), accept_no_isolation=accept)
-    ingestion.add(services, class_folders, "moles", cache_px=(16,), seal=(str(identity.to_public()),))
     arguments = ["--state", str(state), "--sandbox", sandbox, *(["--i-accept-no-isolation"] if accept else [])]
     return Sealed(Lab(services), identity, arguments)
 
 
 @pytest.fixture
-def clinic(tmp_path: Path, class_folders: Path) -> Generator[Sealed]:
-    yield make(tmp_path, class_folders, "none")
-    end_supervisors(tmp_path / "state")
+def clinic(tmp_path: Path, sealed_state: tuple[Path, Identity]) -> Generator[Sealed]:
+    yield copied(tmp_path, sealed_state, "none")
+    end_supervisors(tmp_path / "sealed")
 
 
 @pytest.fixture
-def strict_clinic(tmp_path: Path, class_folders: Path) -> Generator[Sealed]:
-    settings = load_settings(tmp_path / "state", sandbox="bubblewrap", limits=SMALL)
+def strict_clinic(tmp_path: Path, sealed_state: tuple[Path, Identity]) -> Generator[Sealed]:
+    settings = load_settings(tmp_path / "sealed", sandbox="bubblewrap", limits=SMALL)
     probe = backends.load_backend("bubblewrap", settings).probe()
     if not probe.usable:
         pytest.skip(f"bubblewrap cannot be used here: {probe.problem}")
-    yield make(tmp_path, class_folders, "bubblewrap")
-    end_supervisors(tmp_path / "state")
+    yield copied(tmp_path, sealed_state, "bubblewrap")
+    end_supervisors(tmp_path / "sealed")
 
 
 def rooms(state: Path) -> list[str]:

@@ -178,6 +178,40 @@ async def test_a_whole_loop_tells_nothing_of_the_test_set_before_the_end(tmp_pat
         assert not re.search(rf"(?<![\w.]){count}(?![\w.])", everything), f"{count} is in a reply"
 
 
+async def test_on_a_sealed_data_set_finalize_waits_for_the_clinician_and_replies_tell_nothing(
+    tmp_path: Path, services: Services
+) -> None:
+    from pyrage.x25519 import Identity
+
+    from clinloop import ingestion
+    from clinloop.datasets import sealed
+
+    identity = Identity.generate()
+    own = Services(
+        load_settings(tmp_path / "own", sandbox="none", limits=services.settings.limits), accept_no_isolation=True
+    )
+    originals = draw_class_folders(tmp_path / "originals-of-moles", per_class=40)
+    ingestion.add(own, originals, "moles", cache_px=(16,), seal=(str(identity.to_public()),))
+    facts = sealed.open_facts(Dataset.load(own.settings.state, "moles").folder, [identity])
+    seen: list[dict[str, Any]] = []
+    async with Client(build(own), mode=ERAS[0]) as client:
+        agent = Agent(client)
+        seen.append(await agent.call("inspect_dataset", dataset="moles"))
+        task_id = await agent.begin()
+        assert (await agent.run(task_id))["status"] == "succeeded"
+        final = await agent.finalize(task_id, "run0")
+        again = await agent.call("finalize", task_id=task_id, run="run0")
+        seen += [final, again]
+        refused = await agent.refused("run_training", task_id=task_id, hypothesis="Another run might still help.")
+    assert final["status"] == again["status"] == "awaiting_unseal"
+    assert f"clinloop unseal {task_id}" in final["next_step"] and final["result"] is None
+    assert "awaiting_unseal" in refused
+    everything = json.dumps(seen)
+    assert str(originals) not in everything
+    assert not [row for row in facts.table.splitlines()[1:] if row.split(",")[0] in everything]
+    assert "can still be read" in final["guarantee_meaning"]
+
+
 # The worst that data and agents can hold
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from clinloop.files import sha256_file
-from clinloop.report.data import GENESIS, LedgerRow, ReportData, row_hash
+from clinloop.report.data import GENESIS, LedgerRow, ReportData
+from clinloop.report.hashes import row_hash
 from clinloop.signing import fingerprint, is_signed
 
 

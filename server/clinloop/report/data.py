@@ -21,8 +21,6 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from clinloop.spec import canonical
-
 SCHEMA_VERSION: Final = 1
 GENESIS: Final = "0" * 64
 
@@ -395,16 +393,3 @@ def truth_csv(cases: Iterable[tuple[str, str, str]]) -> bytes:
     writer.writerow(("case_id", "group", "label"))
     writer.writerows((case_id, names[group], label) for case_id, group, label in rows)
     return text.getvalue().encode()
-
-
-def sha256_json(value: object) -> str:
-    """Return the SHA-256 of the canonical JSON of a value."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def row_hash(row: LedgerRow) -> str:
-    """Return the hash that a ledger row must carry.
-
-    Written a second time on purpose: a verifier that shared the store's code would share its mistakes.
-    """
-    return sha256_json([row.scope, row.seq, row.at, row.event, row.resource, row.amount, row.run, row.detail, row.prev])

@@ -38,7 +38,8 @@ from clinloop.report.chain import (
     details,
     outcome,
 )
-from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, sha256_json
+from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData
+from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
 from clinloop.report.rescore import equal, score_differences
 from clinloop.sealing import unseal

@@ -30,10 +30,9 @@ from clinloop.report.data import (
     ReportData,
     RunSummary,
     ValidationToTest,
-    row_hash,
-    sha256_json,
     truth_csv,
 )
+from clinloop.report.hashes import row_hash, sha256_json
 from clinloop.report.write import seal_report, write_report
 from clinloop.scoring import service
 from clinloop.signing import Signer
