@@ -60,6 +60,16 @@ def draw_class_folders(root: Path, *, per_class: int = 60, seed: int = 0) -> Pat
     return root
 
 
+def own_parents(path: Path) -> list[Path]:
+    """Return a temporary folder and those above it that pytest closed to other users."""
+    found: list[Path] = []
+    for folder in (path, *path.parents):
+        if folder.stat().st_mode & 0o1000 or len(folder.parts) < 3:  # /tmp, or close to the root
+            break
+        found.append(folder)
+    return found
+
+
 @pytest.fixture(scope="session")
 def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three classes with 60 images each."""

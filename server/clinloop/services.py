@@ -45,12 +45,14 @@ class Services:
         made.__dict__.update(store=self.store)
         return made
 
-    def grounds(self) -> exposure.Grounds:
-        """Return what the client must not reach."""
+    def grounds(self, dataset: str = "") -> exposure.Grounds:
+        """Return what the client must not reach; without a dataset, the originals of all of them are part of it."""
+        folder = self.settings.state / "datasets"
+        folders = [folder / dataset] if dataset else sorted(folder.glob("[!.]*"))
         return exposure.Grounds(
             state=self.settings.state,
             cache=self.settings.cache,
-            originals=self.settings.data_roots,
+            originals=(*self.settings.data_roots, *(path for each in folders for path in vault.originals(each))),
             engine_sockets=tuple(
                 dict.fromkeys((self.settings.engine.removeprefix("unix://"), *exposure.ENGINE_SOCKETS))
             ),
@@ -61,7 +63,7 @@ class Services:
         """Return the guarantee level of this connection, for a dataset or, without one, for an unsealed one; kept for some seconds."""
         until, kept = self._standings.get(dataset, (0.0, None))
         if kept is None or until < time.monotonic():
-            findings = exposure.compute(self.client, self.grounds())
+            findings = exposure.compute(self.client, self.grounds(dataset))
             kept = guarantee.standing(self.connection, findings, self.seal(dataset))
             self._standings[dataset] = (time.monotonic() + _STANDING_S, kept)
         return kept
@@ -71,7 +73,10 @@ class Services:
         folder = self.settings.state / "datasets" / dataset
         if not dataset or not folder.is_dir():
             return Seal()
-        found = vault.seal_state(folder)
+        try:
+            found = vault.seal_state(folder)
+        except OSError:  # what is not known is not claimed
+            return Seal()
         return Seal(found.is_sealed, found.originals_readable)
 
     def record_standing(self, task: TaskRow) -> None:

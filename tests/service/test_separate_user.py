@@ -17,7 +17,8 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import stdio_client
 
-from ..mcp.conftest import ERAS, Agent
+from ..conftest import own_parents
+from ..mcp.conftest import ERAS, REQUEST, SPEC, Agent
 from .conftest import TEAM, A, B, Installed, Service, wait
 
 pytestmark = pytest.mark.anyio
@@ -161,6 +162,25 @@ async def test_the_services_own_user_gets_level_0_through_the_socket(service: Se
         task = await agent.call("init_task", dataset="moles", **task_arguments())
         assert task["guarantee"] == "L0"
         assert "same user" in task["guarantee_meaning"]
+
+
+async def test_originals_that_the_agents_user_can_read_take_the_level_away(
+    service: Service, class_folders: Path
+) -> None:
+    service.start()
+    parents = own_parents(class_folders)
+    modes = [parent.stat().st_mode for parent in parents]
+    try:
+        for parent in parents:
+            parent.chmod(0o755)
+        async with connected(service) as agent:
+            task = await agent.call("init_task", dataset="moles", **task_arguments())
+            assert task["guarantee"] == "L0"
+            assert "reaches originals" in task["guarantee_meaning"]
+            assert str(class_folders) not in json.dumps(task)
+    finally:
+        for parent, mode in zip(parents, modes, strict=True):
+            parent.chmod(mode)
 
 
 async def test_a_mode_that_opens_the_store_takes_the_level_away_within_seconds(service: Service) -> None:
@@ -327,8 +347,6 @@ def test_an_installation_that_others_can_change_or_not_read_is_refused(installed
 
 
 def task_arguments() -> dict[str, object]:
-    from ..mcp.conftest import REQUEST, SPEC
-
     return {"request": REQUEST, "spec": SPEC, "template": "linear"}
 
 

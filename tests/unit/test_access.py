@@ -15,6 +15,8 @@ import pytest
 
 from clinloop.access import Access, Client, Computed, Tried
 
+from ..conftest import own_parents
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becoming a second user needs root")
 
 SERVER, CLIENT, TEAM, OTHER = 54_321, 54_322, 54_400, 54_401
@@ -25,7 +27,7 @@ B = Client(CLIENT, CLIENT, frozenset([CLIENT, TEAM]), "b")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder that every user can pass through, with folders and files of many owners and modes."""
     tmp_path = tmp_path_factory.mktemp("access")
-    for parent in [tmp_path, *tmp_path.parents][:3]:
+    for parent in own_parents(tmp_path):
         parent.chmod(parent.stat().st_mode | 0o011)
     root = tmp_path / "ground"
     root.mkdir(mode=0o755)

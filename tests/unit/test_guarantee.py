@@ -17,6 +17,8 @@ from clinloop.access import Client, own_client
 from clinloop.guarantee import Finding, Seal
 from clinloop.services import Services
 
+from ..conftest import own_parents
+
 SERVER, CLIENT, TEAM = 54_321, 54_322, 54_400
 B = Client(CLIENT, CLIENT, frozenset([CLIENT]), "b")
 OPEN = Finding("vault", True, "can be read", "close it", "/some/vault")
@@ -57,7 +59,7 @@ def test_the_lowest_level_counts_and_none_recorded_is_the_lowest() -> None:
 @pytest.fixture
 def grounds(state: Path, tmp_path: Path) -> Iterator[exposure.Grounds]:
     """A state folder and a cache that belong to a server user, below folders that only root changes."""
-    parents = [tmp_path, *tmp_path.parents][:3]
+    parents = own_parents(tmp_path)
     modes = [parent.stat().st_mode for parent in parents]
     for parent in parents:
         parent.chmod(0o711)

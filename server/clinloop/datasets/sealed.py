@@ -151,6 +151,25 @@ def seal_warnings(dataset_folder: Path) -> list[str]:
     return found
 
 
+def originals(dataset_folder: Path) -> list[Path]:
+    """Return some of the files that a dataset was made of, as far as they are still there or hidden from this process."""
+    try:
+        record = read_seal(dataset_folder / "vault")
+    except (OSError, ValueError):
+        return []
+    return [path for name in record.originals if not _is_gone(path := Path(record.source) / name)]
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def sample_originals(sources: Sequence[str]) -> list[str]:
     """Return some of the training and validation files: those by which is told later whether the originals are still there."""
     return list(sources[:: max(1, len(sources) // _ORIGINALS_LOOKED_AT)])[:_ORIGINALS_LOOKED_AT]

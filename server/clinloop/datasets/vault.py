@@ -13,10 +13,20 @@ from pydantic import BaseModel, ConfigDict
 
 from clinloop.datasets.dataset import CaseRow, DatasetRecord, read_cases
 from clinloop.datasets.findings import CustodianAudit
-from clinloop.datasets.sealed import Seal, seal_state
+from clinloop.datasets.sealed import Seal, originals, seal_state
 from clinloop.errors import NotNow
 
-__all__ = ["Seal", "commitment", "custodian_audit", "holds", "new_salt", "open_test", "seal_state", "verify_commitment"]
+__all__ = [
+    "Seal",
+    "commitment",
+    "custodian_audit",
+    "holds",
+    "new_salt",
+    "open_test",
+    "originals",
+    "seal_state",
+    "verify_commitment",
+]
 
 
 class Secret(BaseModel):
