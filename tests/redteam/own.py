@@ -176,7 +176,14 @@ return refused(*(lambda path=path: write(path) for path in paths), lambda: open(
         expected="refused",
         probe="""
 open("/tmp/file", "w").close()
-acts = [lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0), lambda: os.setgroups([0]), lambda: os.chown("/tmp/file", 0, 0), lambda: call("prctl", 24, 0, 0, 0, 0) if False else syscall(126, 91, struct.pack("II", 0x20080522, 0), struct.pack("III", 1 << 21, 1 << 21, 0) * 2)]
+for act in (lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0), lambda: os.setgid(0), lambda: os.chown("/tmp/file", 0, 0)):
+    try:
+        act()
+    except OSError:  # also EINVAL: the namespace has no such user
+        pass
+if 0 in (*os.getresuid(), *os.getresgid(), os.stat("/tmp/file").st_uid):
+    return f"REACHED {os.getresuid()} {os.getresgid()}"
+acts = [lambda: os.setgroups([0]), lambda: syscall(126, 91, struct.pack("II", 0x20080522, 0), struct.pack("III", 1 << 21, 1 << 21, 0) * 2)]
 for program in ("/usr/bin/su", "/bin/mount", "/usr/bin/newuidmap", "/usr/bin/sudo", "/usr/bin/passwd"):
     if os.path.exists(program):
         pid = os.fork()

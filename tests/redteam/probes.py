@@ -24,13 +24,17 @@ libc = ctypes.CDLL(None, use_errno=True)
 X86 = platform.machine() == "x86_64"
 
 
+UNCLEAR = {errno.EINVAL, errno.EFAULT, errno.EBADF, errno.ENOTTY, errno.E2BIG, errno.ENOTDIR, errno.EISDIR}
+
+
 def refused(*acts):
-    """Every act must raise an OSError."""
+    """Every act must raise an OSError that says no; one that says that the call made no sense would prove nothing."""
     for number, act in enumerate(acts):
         try:
             return f"REACHED {number}: {act()!r}"[:300]
-        except OSError:
-            pass
+        except OSError as error:
+            if error.errno in UNCLEAR:
+                return f"UNCLEAR {number}: {error!r}"
     return "refused"
 
 
@@ -102,7 +106,7 @@ OUTCOMES = {}
 for number, source in PROBES.items():
     OUTCOMES[number] = attempt(source)
     print(number, OUTCOMES[number], flush=True)
-with open("/out/%(outcomes)s", "w") as file:
+with open(os.environ.get("CLINLOOP_OUT", os.path.dirname(sys.argv[-1]) if "--out" in sys.argv else "/out") + "/%(outcomes)s", "w") as file:
     json.dump(OUTCOMES, file)
 '''
 

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import subprocess
 import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,7 +46,7 @@ for path in ("/tmp/left-behind", "/dev/shm/neighbour", "/dev/shm/left-behind"):
 time.sleep(100)
 """
 _LITTER = """
-for path in ("/tmp/left-behind", "/dev/shm/left-behind", "/out/left-behind"):
+for path in ("/tmp/left-behind", "/dev/shm/left-behind", session.out / "left-behind"):
     open(path, "w").write("x")
 try:
     open("/data/left-behind", "w").write("x")
@@ -89,8 +90,12 @@ class Stage:
         self.evaluation: Heist | None = None
 
     def close(self) -> None:
-        """Give the listeners back."""
+        """End what was begun, give the listeners back."""
         self.pool.shutdown(cancel_futures=True)
+        for run in self.background.values():
+            if self.lab.store.run(run.task_id, run.name).is_active:  # nobody asked for it
+                runs.stop(self.lab.services, run.task_id, run.name)
+                self.lab.end(run)
         for opened in (self.listener, self.datagrams, self.abstract):
             opened.close()
         self.trap.unlink(missing_ok=True)
@@ -187,11 +192,13 @@ class Stage:
         earlier = self.smoke(_LITTER)
         assert earlier.status == "succeeded", (earlier, self.log(earlier))
         until((self.folder(neighbour).out / "ready").exists, 20)
-        os.environ["CLINLOOP_REDTEAM"] = self.canary
+        server = subprocess.Popen(
+            ["sleep", "100"], env={"CLINLOOP_REDTEAM": self.canary}
+        )  # as a server has its client's keys
         leak = os.open(self.secrets()["labels"], os.O_RDONLY)
         os.set_inheritable(leak, True)
         try:
-            facts = self.facts(neighbour, name)
+            facts = self.facts(neighbour, name, server.pid)
             training = [case for case in cases if case.phase == "train"]
             predicting = [case for case in cases if case.phase == "predict"]
             train = program(training, facts) + GOOD_TRAIN
@@ -199,7 +206,8 @@ class Stage:
             run = self.lab.smoke(task)
         finally:
             os.close(leak)
-            del os.environ["CLINLOOP_REDTEAM"]
+            server.kill()
+            server.wait()
         assert run.status == "succeeded", (run, self.log(run), self.log(run, "predict"))
         runs.stop(self.lab.services, neighbour.task_id, neighbour.name)
         assert self.lab.end(neighbour).status == "stopped"  # it lived all the time
@@ -220,7 +228,7 @@ class Stage:
         """Return the names of the test images."""
         return sorted(path.name for path in (Path(self.secrets()["vault"]) / "images").iterdir())
 
-    def facts(self, neighbour: RunRow, name: str) -> dict[str, Any]:
+    def facts(self, neighbour: RunRow, name: str, server: int) -> dict[str, Any]:
         """Return what the probes are told: an attacker who knows where everything lies."""
         state = self.lab.services.settings.state
         dataset, other = state / "datasets" / "moles", self.lab.services.state.task(neighbour.task_id)
@@ -257,7 +265,7 @@ class Stage:
             ],
             "other_task_paths": [str(other.root), str(other.workspace), str(other.run(neighbour.name).out)],
             "images": images,
-            "host_pids": [os.getpid(), *self.lab.supervisors(neighbour.task_id, neighbour.name)],
+            "host_pids": [server, os.getpid(), *self.lab.supervisors(neighbour.task_id, neighbour.name)],
             "tcp": [("127.0.0.1", tcp), (host, tcp)],
             "udp": [("127.0.0.1", udp), (host, udp)],
             "abstract": [f"host-{self.canary}", name],

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from clinloop.services import Services
+from clinloop.settings import load_settings
+
+from ..faults.conftest import end_supervisors
+from ..faults.lab import Lab
 from .case import Case
+from .conftest import LIMITS
 from .registry import CASES, RUN
-from .stage import Stage
+from .stage import SHM_KEY, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 ATTACKS = [
@@ -28,6 +35,27 @@ def test_an_attack_comes_out_as_it_should(
     outcome = stages(place).outcome(place, case)
     assert outcome == case.expected, f"{case.title}: {outcome}"
     outcomes(case.number, place, outcome)
+
+
+SAFE = ("A1", "A3", "A4", "A11", "A12", "A13", "B16", "B17", "B22", "B26", "B29", "G82", "X20")
+"""Probes that change nothing where nothing isolates."""
+
+
+@pytest.mark.redteam
+def test_probes_find_what_they_look_for_where_nothing_isolates(state: Path) -> None:
+    settings = load_settings(state, sandbox="none", limits=LIMITS)
+    stage = Stage(Lab(Services(settings, accept_no_isolation=True)), "none")
+    try:
+        stage.carry_out([("none", case) for case in CASES if case.number in SAFE])
+        outcomes = {case.number: stage.outcome("none", case) for case in CASES if case.number in SAFE}
+    finally:
+        stage.close()
+        end_supervisors(state)
+        for path in ("/tmp/left-behind", "/dev/shm/left-behind", "/dev/shm/neighbour"):
+            Path(path).unlink(missing_ok=True)
+        keys = [word for kind in ("-M", "-S", "-Q") for word in (kind, str(SHM_KEY))]
+        subprocess.run(["ipcrm", *keys], check=False, capture_output=True)
+    assert [number for number, outcome in outcomes.items() if not outcome.startswith("REACHED")] == [], outcomes
 
 
 @pytest.mark.redteam
