@@ -20,6 +20,10 @@ from clinloop.sandbox.recipes import all_recipes, find_recipe, folders, locked
 from clinloop.sandbox.variants import add_packages
 from clinloop.settings import Settings
 
+COLORAMA = """\
+colorama==0.4.6 \\
+    --hash=sha256:4f1d9991f5acc0ca119f9d443620b77f9d6b33703e51011c16baf57afb285fc6
+"""
 PROBE = """
 import importlib.util, json, os, shutil
 tools = [name for name in ("pip", "pip3", "uv", "gcc", "cc", "g++", "c++", "clang", "ld", "make") if shutil.which(name)]
@@ -85,6 +89,7 @@ def test_an_image_holds_its_lock_and_a_second_build_finds_it(
     assert built.python_version.startswith("3.11.")
     lines: list[str] = []
     assert build(client, settings, lines=lines) == built == images.find_image(client, "minimal", settings)
+    assert build(client, settings, docker_base, lines=lines) == built
     assert lines == []
     environment = images.as_environment(built, settings)
     assert environment.image == built.id == f"sha256:{environment.digest}"
@@ -226,3 +231,30 @@ def test_packages_that_cannot_be_had_are_refused_and_change_nothing(settings: Se
     with pytest.raises(SandboxUnavailable, match=r"cannot be had together with numpy==1\.0"):
         add_packages("minimal", ["numpy==1.0"], settings, report=[].append)
     assert find_recipe("minimal", folders(settings)).added == ()
+
+
+@pytest.mark.docker
+def test_another_base_is_another_image_and_its_children_follow(
+    client: APIClient, settings: Settings, docker_base: str
+) -> None:
+    own = StateFolder(settings.state).images
+    for name, facts in (("house", ""), ("child", 'parent = "house"\n')):
+        (own / name).mkdir(parents=True)
+        (own / name / "image.toml").write_text(f'title = "Ours"\n{facts}')
+    (own / "house" / "requirements.lock").write_text(COLORAMA)
+    first = images.build_image(client, "child", settings, base=docker_base, report=[].append)
+    assert first.packages == {"colorama": "0.4.6"}
+    container = client.create_container(docker_base, command=["true"])["Id"]
+    other = client.commit(container, repository="clinloop/base", tag="test-other")["Id"]
+    client.remove_container(container)
+    try:
+        second = images.build_image(client, "child", settings, base="clinloop/base:test-other", report=[].append)
+        lines: list[str] = []
+        assert images.build_image(client, "child", settings, report=lines.append) == second
+    finally:
+        client.remove_image("clinloop/base:test-other", noprune=True)
+    assert lines == []
+    assert second.id != first.id and second.packages == first.packages
+    parent = images.find_image(client, "house", settings)
+    assert parent is not None and client.inspect_image(parent.id)["Config"]["Labels"][images.FROM] == other
+    assert images.build_image(client, "child", settings, report=[].append) == second  # whatever became of the base

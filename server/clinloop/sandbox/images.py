@@ -134,8 +134,10 @@ def build_image(
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with alone(lock):
-            start = _start(client, recipe, settings, base, report)
             found = _inspect(client, _tag(recipe))
+            if found and not recipe.parent and not base:
+                return _built(client, recipe, found, settings)
+            start = _start(client, recipe, settings, base, report)
             start_id = _inspect(client, start, must=True)["Id"]
             if not found or found["Config"]["Labels"].get(FROM) != start_id:
                 report(f"Building the container image '{name}' on {start}.")
