@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from clinloop import templates
 from clinloop.sandbox import backends
 from clinloop.services import Services
 from clinloop.settings import Limits, load_settings
@@ -54,8 +55,9 @@ def stages(
             sandbox = backends.load_backend(name, settings)
             if not (probe := sandbox.probe()).usable:
                 pytest.skip(f"{name} cannot be used here: {probe.problem} {probe.fix}")
-            if name == "docker" and sandbox.find_environment("cpu") is None:
-                pytest.skip("the image cpu is not built: clinloop images build cpu")
+            image = templates.find("linear", "classification").image
+            if name == "docker" and sandbox.find_environment(image) is None:
+                pytest.skip(f"the image is not built: clinloop images build {image}")
             states.append(state)
             made[name] = Stage(Lab(Services(settings)), name)
             made[name].begin("stubborn", STUBBORN)

@@ -20,6 +20,7 @@ def _read_vault(stage: Stage) -> str:
     )
 
 
+_SERVICE = "tests/service/test_separate_user.py::"
 _LEVEL = "tests/unit/test_guarantee.py::"
 _VERIFY = "tests/unit/report/test_verify.py::"
 _SIGNED = "tests/unit/store/test_signatures.py::"
@@ -37,7 +38,7 @@ CASES = [
         number="I94",
         title="the same as another user, at L2",
         expected="refused",
-        tests=(_LEVEL + "test_reaches_nothing_of_a_closed_server",),
+        tests=(_SERVICE + "test_the_agents_user_reaches_neither_files_nor_memory_nor_code",),
         where=SERVER,
     ),
     Case(
@@ -45,8 +46,8 @@ CASES = [
         title="claim L2 while the agent's user may use the container engine or become root",
         expected="refused",
         tests=(
-            _LEVEL + "test_reaches_an_engine_through_the_group_of_its_socket",
-            _LEVEL + "test_is_an_administrator_by_its_groups",
+            _SERVICE + "test_access_to_a_container_engine_takes_the_level_away",
+            _SERVICE + "test_an_administrators_group_takes_the_level_away",
         ),
         where=SERVER,
     ),
@@ -56,6 +57,7 @@ CASES = [
         expected="absent",
         tests=(
             "tests/unit/datasets/test_sealed.py::test_nothing_of_a_sealed_test_part_is_readable_on_the_disk_at_any_moment",
+            "tests/faults/test_unsealing.py::test_code_that_copies_and_prints_the_test_images_leaves_nothing_of_them_on_the_disk",
         ),
         where=SERVER,
     ),
@@ -102,7 +104,10 @@ CASES = [
         number="I101",
         title="change the server's own code, when that is in reach",
         expected="recorded",
-        tests=(_LEVEL + "test_reaches_everything_below_a_folder_in_which_it_may_rename",),
+        tests=(
+            _SERVICE + "test_an_installation_that_others_can_change_or_not_read_is_refused",
+            _LEVEL + "test_reaches_everything_below_a_folder_in_which_it_may_rename",
+        ),
         where=SERVER,
         note="The level falls, and says why.",
     ),

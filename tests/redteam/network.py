@@ -19,7 +19,9 @@ def _datagrams(stage: Stage) -> str:
 def _connections(stage: Stage) -> str:
     stage.listener.setblocking(False)
     with contextlib.suppress(BlockingIOError):
-        return f"REACHED the host from {stage.listener.accept()[1]}"
+        connection, place = stage.listener.accept()
+        connection.close()
+        return f"REACHED the host from {place}"
     return ""
 
 

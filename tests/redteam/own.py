@@ -253,4 +253,30 @@ return "succeeds" if FACTS["state"].encode() in read("/proc/self/mountinfo") els
         ),
         where=SERVER,
     ),
+    Case(
+        number="X31",
+        title="flood the service's socket, or never read its answers",
+        expected="capped",
+        tests=("tests/service/test_many_clients.py::test_clients_that_flood_or_never_read_hold_up_nobody_else",),
+        where=SERVER,
+    ),
+    Case(
+        number="X32",
+        title="change the frozen models while a sealed task waits for its key",
+        expected="refused",
+        tests=(
+            "tests/faults/test_unsealing.py::test_what_was_changed_while_the_task_waited_is_found_before_the_test_set_is_opened",
+        ),
+        where=SERVER,
+    ),
+    Case(
+        number="X33",
+        title="open a sealed test set twice at once, or with another key",
+        expected="refused",
+        tests=(
+            "tests/faults/test_unsealing.py::test_two_unsealings_at_once_open_the_test_set_once",
+            "tests/faults/test_unsealing.py::test_a_wrong_key_is_refused_before_anything_is_recorded",
+        ),
+        where=SERVER,
+    ),
 ]
