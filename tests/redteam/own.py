@@ -219,7 +219,7 @@ return "succeeds" if FACTS["state"].encode() in read("/proc/self/mountinfo") els
         expected="succeeds",
         attack=schemes.tasks_at_once,
         where=SERVER,
-        note="Each run has its caps; their sum has none, except that GPUs are leased.",
+        note="Each run has its caps. Their sum has none, except that GPUs are leased, and neither has the disk that tasks take.",
     ),
     Case(
         number="X27",
