@@ -65,6 +65,17 @@ FAILPOINTS = [
         "finalize:reopened", "the rehearsal failed, the task is open again", "nothing: the test set is sealed", True
     ),
     Failpoint(
+        "finalize:awaiting_unseal",
+        "a sealed test set: the frozen models are recorded",
+        "nothing: the task waits for the key",
+        True,
+    ),
+    Failpoint(
+        "unseal:opened",
+        "a sealed test set lies in memory",
+        "records the interruption with the next `clinloop unseal`, once",
+    ),
+    Failpoint(
         "finalize:unsealing",
         "the ledger says that the test set is opened",
         "records the interruption and goes on with the frozen copies",
@@ -81,7 +92,11 @@ FAILPOINTS = [
         "keeps that and predicts the others, once",
     ),
     Failpoint("finalize:scored", "the test predictions are scored", "scores the same predictions again"),
-    Failpoint("finalize:recorded", "the scores are in the ledger", "scores again, the ledger keeps the first entry"),
+    Failpoint(
+        "finalize:recorded",
+        "the scores are in the ledger",
+        "scores again; the ledger gets another entry only if the names are new, as of a sealed test set",
+    ),
     Failpoint("finalize:report_written", "model and report are in place", "writes them again"),
     Failpoint("finalize:evaluated", "the task has its result", "seals the report", True),
     Failpoint("finalize:invalid", "the evaluation has failed for good", "nothing: the task has ended", True),

@@ -18,7 +18,7 @@ LOSES = (f"run:predicting{UNCOMMITTED}", "run:training")
 
 
 def test_the_cases_below_are_all_failpoints() -> None:
-    others = ("gpu:", "finalize:")  # test_gpus.py, test_failpoints_of_finalize.py
+    others = ("gpu:", "unseal:", "finalize:")  # test_gpus.py, test_unsealing.py, test_failpoints_of_finalize.py
     assert sorted([*INIT, *RUN, *failpoints(*others)]) == sorted(NAMES)
 
 

@@ -19,7 +19,7 @@ from .killing import GOES_ON, PREDICT, TRAIN, WHO, dying, failpoints, fresh, one
 from .lab import Lab, predict_code, until
 
 OTHER_ENDS = failpoints("finalize:reopened", "finalize:invalid")
-FINALIZE = failpoints("finalize:", without=("finalize:reopened", "finalize:invalid"))
+FINALIZE = failpoints("finalize:", without=("finalize:reopened", "finalize:invalid", "finalize:awaiting_unseal"))
 WHILE_OPEN = FINALIZE[FINALIZE.index("finalize:unsealing") : FINALIZE.index("finalize:evaluated")]
 """Where the death of the supervisor is a touch of the test set that the record must show."""
 ONCE = ("evaluation_started", "unsealing", "scored", "evaluated")

@@ -25,7 +25,9 @@ TRAIN = train_code(
 )
 PREDICT = predict_code("time.sleep(0.1)")
 IN_RUN = failpoints("run:", "predict:")
-IN_EVALUATION = failpoints("finalize:", "predict:", without=("finalize:reopened", "finalize:invalid"))
+IN_EVALUATION = failpoints(
+    "finalize:", "predict:", without=("finalize:reopened", "finalize:invalid", "finalize:awaiting_unseal")
+)
 
 
 @pytest.mark.timeout(7200)

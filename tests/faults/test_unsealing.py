@@ -18,12 +18,14 @@ from pyrage.x25519 import Identity
 from clinloop import ingestion, memory, runs
 from clinloop.datasets import sealed
 from clinloop.datasets.dataset import Dataset
+from clinloop.failpoints import UNCOMMITTED
 from clinloop.report.verify import verify
 from clinloop.sandbox import backends
 from clinloop.services import Services
 from clinloop.settings import load_settings
 
 from .conftest import SMALL, end_supervisors
+from .killing import failpoints
 from .lab import Lab, commands, predict_code, until
 
 BY_PIXELS = """
@@ -274,6 +276,51 @@ def test_an_unsealing_that_was_killed_once_ends_with_one_opening_and_says_so(cli
     report = lab.services.state.task(task).report
     assert verify(report, identities=[clinic.identity]).ok
     assert "resumed" in json.loads((report / "report.json").read_text(encoding="utf-8"))["integrity"]["touched"]
+
+
+@pytest.mark.parametrize("name", failpoints("finalize:awaiting_unseal"))
+def test_an_evaluation_that_is_killed_as_it_begins_to_wait_for_the_key_waits_and_is_opened_once(
+    clinic: Sealed, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lab = clinic.lab
+    task = lab.task(predict=predict_code(BY_PIXELS))
+    lab.full(task)
+    with monkeypatch.context() as armed:
+        armed.setenv("CLINLOOP_FAILPOINT", name)
+        lab.finalize(task)
+    log = lab.services.state.task(task).final / "supervisor.log"
+    until(lambda: f"killed at failpoint {name}" in log.read_text(), 60)
+    until(lambda: not lab.supervisors(task, "finalize"), 10)
+    runs.recover(lab.services, task)
+    until(lambda: lab.store.task(task).status == "awaiting_unseal", 60)
+    assert "unsealing" not in lab.events(task) and lab.events(task).count("frozen") == 1
+    assert clinic.unseal(task)[0] == 0
+    assert lab.events(task).count("unsealing") == lab.events(task).count("evaluated") == 1
+    lab.check(task)
+
+
+@pytest.mark.parametrize(
+    "name", [*failpoints("finalize:unsealing"), "unseal:opened", *failpoints("finalize:evaluated")]
+)
+def test_an_unsealing_that_is_killed_at_a_failpoint_opens_the_test_set_once_and_each_touch_is_recorded(
+    clinic: Sealed, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lab, task = clinic.lab, clinic.awaiting()
+    with monkeypatch.context() as armed:
+        armed.setenv("CLINLOOP_FAILPOINT", name)
+        assert clinic.unseal(task)[0] == -9
+    runs.recover(lab.services, task)
+
+    if name != "finalize:evaluated":
+        assert clinic.unseal(task)[0] == 0
+
+    until(lambda: not runs.recover(lab.services, task) and not lab.supervisors(task, "finalize"), 30)
+    events = lab.events(task)
+    assert events.count("unsealing") == events.count("evaluated") == 1
+    assert events.count("evaluation_resumed") == (
+        name not in (f"finalize:unsealing{UNCOMMITTED}", "finalize:evaluated")
+    )
+    lab.check(task)
 
 
 def test_two_unsealings_at_once_open_the_test_set_once(clinic: Sealed) -> None:

@@ -144,7 +144,7 @@ class Tasks:
 
     def await_unseal(self, task_id: str, detail: dict[str, Any]) -> None:
         """Leave a rehearsed evaluation, its frozen models recorded, to whoever holds the key of the test set."""
-        with self._database.transaction() as connection:
+        with self._database.transaction("finalize:awaiting_unseal") as connection:
             if connection.execute(
                 "UPDATE task SET status = 'awaiting_unseal', phase = '' WHERE id = ? AND status = 'evaluating'",
                 (task_id,),
