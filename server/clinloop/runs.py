@@ -127,12 +127,13 @@ def _owes_evaluation(services: Services, task: TaskRow) -> bool:
     """Tell whether an evaluation is open, or was killed between its end and the seal of its report."""
     folder = services.state.task(task.id).report
     is_unsealed_report = (folder / "report.json").exists() and not (folder / "seal.json").exists()
-    if task.status in ("awaiting_unseal", "unsealed") and services.seal(task.dataset).is_sealed:
+    if task.status not in ("preparing", "open", "evaluating") and services.seal(task.dataset).is_sealed:
         final = services.state.task(task.id).final
         if not supervisor.is_alive(final):
             with suppress(OSError, subprocess.SubprocessError):
-                memory.clear_room(final / ROOM)
-        return False  # only who holds the key can carry it on
+                memory.clear_room(final / ROOM)  # of an unsealing that was killed, be it right after its end
+        if task.status in ("awaiting_unseal", "unsealed"):
+            return False  # only who holds the key can carry it on
     return task.status in ("evaluating", "unsealed") or (task.status == "evaluated" and is_unsealed_report)
 
 
