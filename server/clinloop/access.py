@@ -127,23 +127,27 @@ class Access(ABC):
         if self.changes(folder):
             return folder
         arrives, _, last = self._arrive(folder)
-        if last is None or not arrives or not self.permits(last.path, last.facts, _SEARCH):
+        return self._below(last.path, last.facts, depth) if last is not None and arrives else None
+
+    def _below(self, folder: str, facts: os.stat_result, depth: int) -> Path | None:
+        """Look into a folder at which the user arrives and which it cannot change."""
+        if not self.permits(folder, facts, _SEARCH):
             return None
         try:
-            entries = list(os.scandir(folder))
+            with os.scandir(folder) as scan:
+                entries = list(scan)
         except OSError:
             return None
         for entry in entries:
-            path = Path(entry.path)
             if entry.is_symlink():
-                if self.changes(path):
-                    return path
+                if self.changes(Path(entry.path)):
+                    return Path(entry.path)
                 continue
-            facts = entry.stat(follow_symlinks=False)
-            is_folder = stat.S_ISDIR(facts.st_mode)
-            if self.permits(entry.path, facts, _WRITE | _SEARCH if is_folder else _WRITE):
-                return path
-            if is_folder and depth > 1 and (found := self.changes_below(path, depth=depth - 1)):
+            inner = entry.stat(follow_symlinks=False)
+            is_folder = stat.S_ISDIR(inner.st_mode)
+            if self.permits(entry.path, inner, _WRITE | _SEARCH if is_folder else _WRITE):
+                return Path(entry.path)
+            if is_folder and depth > 1 and (found := self._below(entry.path, inner, depth - 1)):
                 return found
         return None
 

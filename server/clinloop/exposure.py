@@ -9,8 +9,10 @@ import shutil
 import site
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -221,10 +223,16 @@ def _memory(access: Access, grounds: Grounds) -> Finding:
     return Finding("memory", False, "the server's memory is closed to other processes", "")
 
 
+@lru_cache(maxsize=4)
+def _numbers(groups: tuple[str, ...], _minute: int) -> list[tuple[str, int | None]]:
+    """Return the numbers of groups, asked for once a minute: each question reads /etc/group anew."""
+    return [(name, group_id(name)) for name in groups]
+
+
 def _administrator(access: Access, grounds: Grounds) -> Finding:
     fix = "Take the agent's user out of groups that give the rights of root, and give it no sudo without a password."
-    for name in grounds.administrators:
-        if group_id(name) in access.client.groups:
+    for name, number in _numbers(grounds.administrators, int(time.monotonic() // 60)):
+        if number in access.client.groups:
             return Finding("administrator", True, f"the user is in group {name}", fix)
     if isinstance(access, Tried) and shutil.which("sudo"):
         with suppress(OSError, subprocess.TimeoutExpired):

@@ -148,6 +148,31 @@ def test_access_lists_are_computed_as_the_kernel_applies_them(
         assert opened[0]
 
 
+@pytest.mark.parametrize("kind", [Computed, Tried])
+def test_one_file_that_others_may_write_is_found_deep_in_a_closed_tree(
+    tmp_path: Path, kind: type[Computed] | type[Tried]
+) -> None:
+    for parent in own_parents(tmp_path):
+        parent.chmod(0o711)
+    deep = tmp_path / "tree" / "a" / "b" / "c.py"
+    deep.parent.mkdir(parents=True)
+    deep.touch(mode=0o644)
+
+    def found(depth: int) -> str:
+        return str(as_user(B, lambda: str(kind(B).changes_below(tmp_path / "tree", depth=depth))))
+
+    assert found(40) == "None"
+    deep.chmod(0o666)
+    assert found(40) == str(deep)
+    assert found(2) == "None"  # it is not looked for as deep as that
+    deep.parent.chmod(0o700)  # no way there any more
+    assert found(40) == "None"
+    (tmp_path / "target").touch()
+    (tmp_path / "target").chmod(0o666)
+    (tmp_path / "tree" / "link.py").symlink_to(tmp_path / "target")
+    assert found(1) == str(tmp_path / "tree" / "link.py")
+
+
 def test_a_socket_is_reachable_for_those_who_may_write_to_it(ground: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         path = ground / "engine.sock"
