@@ -18,6 +18,7 @@ from clinloop.datasets import sealed, vault
 from clinloop.datasets.dataset import CaseRow, Dataset, parse_cases
 from clinloop.delivery import Frozen
 from clinloop.errors import BadInput, BadPredictions, NotNow
+from clinloop.failpoints import reach
 from clinloop.memory import clear_room, guard_secrets, make_room
 from clinloop.opening import Invalid
 from clinloop.services import Services
@@ -141,6 +142,7 @@ def _carry(store: Store, here: TaskContext, frozen: Sequence[Frozen], test: Sequ
             store.unseal(here.task.id, {**record, "originals_readable": seal.originals_readable})
         else:
             evaluation.record_resumed(store, here.task.id)
+        reach("unseal:opened")
         evaluation.conclude(here, store, frozen, test, place)
     except Exception as fault:
         if store.task(here.task.id).status != "unsealed":

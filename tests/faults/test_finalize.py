@@ -236,7 +236,10 @@ def test_an_evaluation_that_is_cut_off_twice_while_it_predicts_test_images_is_in
     lab.finalize(task)
     final = lab.services.state.task(task).final
     for begun in (["predicting"], ["predicting", "interrupted"]):  # a supervisor that is still starting does not count
-        until(lambda begun=begun: all((final / name).exists() for name in begun), 60)
+        until(
+            lambda begun=begun: (runs.recover(lab.services, task), all((final / name).exists() for name in begun))[1],
+            60,
+        )
         time.sleep(0.2)
         lab.kill_supervisor(task, "finalize")
         runs.recover(lab.services, task)

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from clinloop import doctor, leases
+from clinloop.access import own_client
 from clinloop.errors import SandboxUnavailable
 from clinloop.resources import resource
 from clinloop.sandbox import container, gpu_check, gpus
@@ -126,7 +127,8 @@ def test_the_device_files_are_those_of_the_leased_gpus_alone(
 def test_doctor_lists_every_gpu_with_who_has_it(settings: Settings, driver: Driver) -> None:
     driver.has(gpu(0, used=3 << 30), gpu(1, pids="12"))
     shown = StringIO()
-    doctor.examine(Services(with_gpus(settings, gpus_per_run_max=2)), Console(file=shown, width=200))
+    services = Services(with_gpus(settings, gpus_per_run_max=2))
+    doctor.examine(services, doctor.Tried(own_client(), "stdio", ()), Console(file=shown, width=200))
     lines = [" ".join(line.split()) for line in shown.getvalue().splitlines()]
     assert "gpus 2; a run gets 1 and may ask for 2." in lines
     assert f"{uuid(0)} NVIDIA Fake 80GB, 3.0 of 80 GiB used, free" in lines

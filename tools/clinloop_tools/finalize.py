@@ -77,11 +77,13 @@ async def finalize(
         next_step = f"Call finalize(task_id='{task_id}', run='{run}') again in a while; it returns the stored result."
     else:
         next_step = "Tell the clinician the result with its intervals, the guarantee level and where the report lies. The task is closed."
+    standing = facts.standing
+    meaning = standing.text if standing.level == level else f"{level.code} {level.name}: {level.meaning}"
     reply = FinalReply(
         status=task.status,
         next_step=next_step,
         guarantee=level.code,
-        guarantee_meaning=f"{level.code} {level.name}: {level.meaning}",
+        guarantee_meaning=meaning,
         ledger_head=facts.head,
         budget=facts.budget,
         task_id=task_id,
