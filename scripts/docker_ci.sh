@@ -17,6 +17,8 @@ fi
 if ! docker info >/dev/null 2>&1; then
   [ "$(id -u)" = 0 ] || { echo "No Docker engine answers, and only root can start one." >&2; exit 1; }
   mkdir -p .tools
+  # What a killed engine left would keep a new one from starting once its process id is somebody else's.
+  grep -qsx dockerd /proc/[0-9]*/comm || rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
   setsid dockerd >.tools/dockerd.log 2>&1 </dev/null &
   waited=0
   until docker info >/dev/null 2>&1; do
