@@ -103,14 +103,7 @@ def _evaluate(store: Store, here: TaskContext) -> None:
     if here.task.status == "evaluating":
         ready = _with_gpus(here, store)
         frozen = _prepare(ready, store)
-        record = {
-            model.model: {
-                "run": model.run,
-                "tree_sha256": model.tree_sha256,
-                "checkpoint_sha256": model.checkpoint_sha256,
-            }
-            for model in frozen
-        }
+        record = identify(frozen)
         if vault.seal_state(here.dataset.folder).is_sealed:
             store.await_unseal(task_id, record)  # `unsealing` goes on when the clinician brings the key
             leases.release_after_evaluation(store, ready)
@@ -120,6 +113,18 @@ def _evaluate(store: Store, here: TaskContext) -> None:
         record_resumed(store, task_id)
         frozen = read_frozen(here, store)
     conclude(here, store, frozen, vault.open_test(here.dataset.folder), here.folder.final)
+
+
+def identify(frozen: Sequence[Frozen]) -> dict[str, Any]:
+    """Return what the ledger keeps of frozen models: their runs and the hashes of code and checkpoint."""
+    return {
+        model.model: {
+            "run": model.run,
+            "tree_sha256": model.tree_sha256,
+            "checkpoint_sha256": model.checkpoint_sha256,
+        }
+        for model in frozen
+    }
 
 
 def record_resumed(store: Store, task_id: str) -> None:

@@ -131,15 +131,7 @@ def _carry(store: Store, here: TaskContext, frozen: Sequence[Frozen], test: Sequ
     try:
         if here.task.status == "awaiting_unseal":
             seal = vault.seal_state(here.dataset.folder)
-            record = {
-                model.model: {
-                    "run": model.run,
-                    "tree_sha256": model.tree_sha256,
-                    "checkpoint_sha256": model.checkpoint_sha256,
-                }
-                for model in frozen
-            }
-            store.unseal(here.task.id, {**record, "originals_readable": seal.originals_readable})
+            store.unseal(here.task.id, {**evaluation.identify(frozen), "originals_readable": seal.originals_readable})
         else:
             evaluation.record_resumed(store, here.task.id)
         reach("unseal:opened")

@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -22,7 +21,7 @@ from clinloop.sandbox.images import CONTENT, PYTHON, as_environment, find_image
 from clinloop.sandbox.logs import LogFile
 from clinloop.sandbox.output import Output, attach
 from clinloop.sandbox.records import Record, Records
-from clinloop.sandbox.running import KILLED
+from clinloop.sandbox.running import KILLED, undone_on_failure
 from clinloop.sandbox.sources import SANDBOX_UID, Sources
 from clinloop.sandbox.trial import try_out
 from clinloop.sandbox.volumes import TIERS, Volume, check_empty, choose_volume
@@ -137,14 +136,8 @@ class Docker:
         """Start a job and return its name; what a dead caller left under this name is ended first, and so is what is long overdue."""
         self.stop(job.name)
         self._reap()
-        try:
+        with undone_on_failure(lambda: self.stop(job.name)):
             self._start(job)
-        except BaseException as error:
-            self.stop(job.name)
-            if isinstance(error, OSError | subprocess.SubprocessError):
-                reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-                raise SandboxUnavailable(f"The sandbox could not be set up: {reason}.") from error
-            raise
         return job.name
 
     def _start(self, job: Job) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
-from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox.base import Environment, Exit, Job
 from clinloop.sandbox.environment import bare_environment, ensure_environment, find_environment
 from clinloop.sandbox.recipes import find_recipe, folders
 from clinloop.sandbox.records import Record, Records
-from clinloop.sandbox.running import Running, wait_for_stranger
+from clinloop.sandbox.running import Running, undone_on_failure, wait_for_stranger
 from clinloop.settings import Settings
 
 
@@ -52,14 +50,8 @@ class HostBackend(ABC):
     def start(self, job: Job) -> str:
         """Start a job and return its name; what a dead caller left under this name is ended first."""
         self.stop(job.name)
-        try:
+        with undone_on_failure(lambda: self.stop(job.name)):
             self._jobs[job.name] = self._start(job)
-        except BaseException as error:
-            self.stop(job.name)
-            if isinstance(error, OSError | subprocess.SubprocessError):
-                reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-                raise SandboxUnavailable(f"The sandbox could not be set up: {reason}.") from error
-            raise
         return job.name
 
     def adopt(self, job: Job) -> bool:

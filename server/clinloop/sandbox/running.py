@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from clinloop.errors import SandboxUnavailable
 from clinloop.sandbox import cgroups, processes
 from clinloop.sandbox.base import Exit
 from clinloop.sandbox.child import Child
@@ -62,6 +65,23 @@ class Running:
 
     def _check_disk(self) -> None:
         self._is_disk_full = self._is_disk_full or any(volume.is_full() for volume in self.record.volumes)
+
+
+@contextmanager
+def undone_on_failure(stop: Callable[[], None]) -> Generator[None]:
+    """Undo a start that fails half-way.
+
+    Raises:
+        SandboxUnavailable: for what the system refused.
+    """
+    try:
+        yield
+    except BaseException as error:
+        stop()
+        if isinstance(error, OSError | subprocess.SubprocessError):
+            reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+            raise SandboxUnavailable(f"The sandbox could not be set up: {reason}.") from error
+        raise
 
 
 def wait_for_stranger(records: Records, ref: str, timeout_s: float) -> Exit | None:
