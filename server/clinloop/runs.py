@@ -83,6 +83,7 @@ def start(
         hypothesis=hypothesis.strip()[:2000],
         inputs=list(dict.fromkeys(inputs or [])),
         gpus=number,
+        joins=not request_id,
     )
     if is_new:
         _launch(services, task_id, run.name)

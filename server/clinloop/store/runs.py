@@ -65,8 +65,12 @@ class Runs:
         hypothesis: str,
         inputs: list[str],
         gpus: int = 0,
+        joins: bool = True,
     ) -> tuple[RunRow, bool]:
         """Take one unit of budget and queue a run, before anything starts; (run, False) when this start was made before.
+
+        joins: an active run of the same code and inputs counts as this start; not for a caller who names its starts, because the name
+        would be good for another run once that one has ended.
 
         Raises:
             Unknown: no such task.
@@ -95,7 +99,7 @@ class Runs:
                     "SELECT * FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,)
                 ).fetchone()
                 if active:
-                    if (active["mode"], active["tree_sha256"], active["inputs"], active["gpus"]) == asked:
+                    if joins and (active["mode"], active["tree_sha256"], active["inputs"], active["gpus"]) == asked:
                         return run_row(active), False
                     raise NotNow(
                         f"{active['name']} of this task is {active['status']}; wait for it with read_validation, or stop it with "
