@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import signal
 import statistics
@@ -142,9 +143,9 @@ def _kill(benches: dict[str, Bench], repeat: int) -> dict[str, dict[str, float]]
 
 def watch(word: str) -> None:
     """Print once that processes with a word live, then the time at which the last one is gone."""
-    live = find_processes(word)
+    live = [pid for pid in find_processes(word) if pid != os.getpid()]
     print(len(live), flush=True)
-    while any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in live if pid):
+    while any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in live):
         time.sleep(0.001)
     print(time.time(), flush=True)
 

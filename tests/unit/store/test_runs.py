@@ -307,9 +307,10 @@ def test_the_active_runs_of_all_tasks_are_found(store: Store, new_task: NewTask,
     assert [(run.task_id, run.name) for run in store.active_runs()] == [("a", "run0"), ("c", "run0")]
 
 
-def test_a_start_that_has_a_name_of_its_own_never_joins_another_run(reserve: Reserve) -> None:
-    first, _ = reserve(request_id="mine")
-    assert reserve(request_id="nameless")[0] == first
+def test_a_start_that_has_a_name_of_its_own_never_joins_another_run(new_task: NewTask, reserve: Reserve) -> None:
+    new_task()
+    first, _ = reserve(request_id="mine", tree_sha256="ab")
+    assert reserve(request_id="nameless", tree_sha256="ab")[0] == first
     with pytest.raises(NotNow, match="run0"):
-        reserve(request_id="yours", joins=False)
-    assert reserve(request_id="mine", joins=False) == (first, False)
+        reserve(request_id="yours", tree_sha256="ab", joins=False)
+    assert reserve(request_id="mine", tree_sha256="ab", joins=False) == (first, False)
