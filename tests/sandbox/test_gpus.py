@@ -29,11 +29,11 @@ from ..gpu.driver import Driver, gpu, mig, uuid
 
 CHECK = resource("sandbox_images") / "runtime" / "clinloop_runtime" / "gpus.py"
 MEET = """
-import torch, torch.distributed as dist
+import os, torch, torch.distributed as dist
 dist.init_process_group("gloo")
 number = torch.tensor(dist.get_rank() + 1.0)
 dist.all_reduce(number)
-print("sum", float(number))
+os.write(1, f"sum {float(number)}\\n".encode())
 dist.destroy_process_group()
 """
 COUNT_INTERFACES = "import ctypes; print(ctypes.CDLL(None).getifaddrs(ctypes.byref(ctypes.c_void_p())))"
