@@ -67,7 +67,9 @@ def choose(settings: Settings, *, image: str = "", accept_no_isolation: bool = F
 
 def _problem(sandbox: Sandbox, image: str) -> str:
     """Return why a backend cannot run jobs of an image here, or an empty text."""
-    if image and sandbox.needs_built_image and sandbox.probe().usable and sandbox.find_environment(image) is None:
-        return f"the image '{image}' is not built (clinloop images build {image})."
     probe = sandbox.probe()
-    return "" if probe.usable else f"{probe.problem} {probe.fix}".strip()
+    if not probe.usable:
+        return f"{probe.problem} {probe.fix}".strip()
+    if image and sandbox.needs_built_image and sandbox.find_environment(image) is None:
+        return f"the image '{image}' is not built (clinloop images build {image})."
+    return ""
