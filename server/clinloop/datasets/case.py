@@ -4,14 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from clinloop.datasets.layouts.folder import Folder
 
 Split = Literal["train", "val", "test"]
 Supervision = Literal["mask", "box", "image", "none"]
-TaskType = Literal["classification"]
+TaskType = Literal["classification", "detection", "segmentation"]
+
+
+class Box(NamedTuple):
+    """A box around a target, in pixels of its image: origin top left, (x, y) is the upper left corner, as in COCO."""
+
+    target: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """A mask as an image file."""
+
+    source: str
+    """Path below the root."""
+    values: tuple[int, ...] = ()
+    """Pixel values that mean the target; () = every value but 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRuns:
+    """A mask as runs of pixels of an image of the case's own size; no run = annotated, and empty."""
+
+    spans: tuple[tuple[int, int], ...]
+    """(start, length) with start counted from 0 down the columns, left to right; spans may overlap: their union counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +47,28 @@ class Case:
     """One image with its label, as its publisher stored it."""
 
     source: str
-    """Path of the image below the root, with forward slashes; also the identity of the case."""
+    """Path of the image below the root, with forward slashes; also the identity of the case. Inside an archive of arrays: `file.npz#name/12`."""
     label: str
+    """Image-level label. Where boxes or masks are the truth: whether (or what) they show."""
     group: str | None = None
     """Raw group name (patient, lesion, …); None = a group of its own."""
     split: Split | None = None
     """The publisher's split, None where there is none."""
     attributes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Attribute name to text; "" = missing."""
-    supervision: Supervision = "image"
+    boxes: tuple[Box, ...] | None = None
+    """None = nobody drew boxes here; () = looked at, and there is nothing."""
+    mask: MaskFile | MaskRuns | None = None
+    """None = nobody drew a mask here."""
+
+    @property
+    def supervision(self) -> Supervision:
+        """The strongest kind of truth that the case has."""
+        if self.mask is not None:
+            return "mask"
+        if self.boxes is not None:
+            return "box"
+        return "image" if self.label else "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +122,9 @@ class LayoutResult:
     notes: list[str]
     """Choices that were made, in plain words and without file names."""
     task_type: TaskType = "classification"
+    """The task that the strongest truth allows."""
+    targets: list[str] = field(default_factory=list[str])
+    """What boxes or masks show, in canonical order; masks have one target."""
 
 
 class Layout(Protocol):
