@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,21 +13,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from clinloop.resources import resource
-
 CLASSES = ["cat", "dog", "emu"]
 UNIFORM = [[1 / 3, 1 / 3, 1 / 3]] * 2
-
-
-@pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    source = resource("sandbox_images") / "runtime" / "clinloop_runtime" / "__init__.py"
-    spec = importlib.util.spec_from_file_location("clinloop_runtime", source)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "clinloop_runtime", module)
-    spec.loader.exec_module(module)
-    yield module
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Python's standard library only (numpy where an array is asked for), so it runs i
     score = session.validate(case_ids, probabilities)  # the server scores; the labels are not here
     if score.best: ...save to session.checkpoint...
 
-    predict.py needs `predict_cases` and `write_predictions` only.
+    predict.py needs `predict_cases` and one of `write_predictions`, `write_detections`, `write_masks` only.
 """
 
 from __future__ import annotations
@@ -22,15 +22,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from clinloop_runtime.predictions import (
+    MAX_DETECTIONS,
+    Detection,
+    checked,
+    detections_text,
+    masks_text,
+    rows_text,
+    write_detections,
+    write_masks,
+    write_predictions,
+    write_whole,
+)
+
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Case", "Score", "Session", "log", "open_session", "predict_cases", "predict_session", "write_predictions"]
+__all__ = [
+    "MAX_DETECTIONS",
+    "Box",
+    "Case",
+    "Detection",
+    "Score",
+    "Session",
+    "log",
+    "open_session",
+    "predict_cases",
+    "predict_session",
+    "write_detections",
+    "write_masks",
+    "write_predictions",
+]
 
 ANSWER_TIMEOUT_S = 60.0
 """Longest wait for one answer; the deadline may end it sooner."""
 _POLL_S = 0.01
-_CASE_COLUMNS = ("case_id", "split", "group", "label")
+_CASE_COLUMNS = ("case_id", "split", "group", "label", "supervision")
 _IMAGE_SUFFIXES = (".jpg", ".png")
 _started = time.monotonic()
 
@@ -47,6 +74,19 @@ class Case(NamedTuple):
     """Empty in val and in predict.py: only the server knows."""
     attributes: dict[str, str]
     """Age, sex, site, … as text; "" is missing."""
+    supervision: str = ""
+    """In train what the case was given: mask, box, or image (its label only); empty elsewhere."""
+
+
+class Box(NamedTuple):
+    """A box that an expert drew, in pixels of the image file; origin top left, (x, y) is the upper left corner."""
+
+    target: int
+    """Position in `session.targets`."""
+    x: float
+    y: float
+    width: float
+    height: float
 
 
 class Score(NamedTuple):
@@ -71,7 +111,7 @@ class Session:
     phase: str
     """train or predict."""
     classes: list[str]
-    """Order of the columns of every probability array."""
+    """Image-level classes: the order of the columns of every probability array."""
     seed: int
     deadline: float
     """Unix time at which the process is ended."""
@@ -82,6 +122,10 @@ class Session:
     session: Path
     inputs: Path
     weights: Path
+    task_type: str = "classification"
+    """classification, detection or segmentation: what a prediction is."""
+    targets: list[str] = field(default_factory=list)
+    """What boxes or masks show; empty in a classification."""
     facts: dict[str, Any] = field(default_factory=dict)
     """session.json as it is."""
     _submitted: int = 0
@@ -120,6 +164,22 @@ class Session:
         """
         return _image_path(self.data / "images", case_id)
 
+    def boxes(self) -> dict[str, list[Box]]:
+        """Return the boxes of the training cases that have them: {case id: boxes}, an empty list = an expert looked and drew none."""
+        path = self.data / "boxes.json"
+        if not path.exists():
+            return {}
+        table = json.loads(path.read_text(encoding="utf-8"))
+        boxes: dict[str, list[Box]] = {str(image["id"]): [] for image in table["images"]}
+        for drawn in table["annotations"]:
+            boxes[str(drawn["image_id"])].append(Box(int(drawn["category_id"]) - 1, *map(float, drawn["bbox"])))
+        return boxes
+
+    def mask_path(self, case_id: str) -> Path | None:
+        """Return the mask of a training case, a 1-bit PNG of its image's size, or None where nobody drew one."""
+        path = self.data / "masks" / f"{case_id}.png"
+        return path if path.exists() else None
+
     def cache(self, px: int) -> tuple[np.ndarray[Any, Any], dict[str, int]] | None:
         """Return the decoded images and the row of each case, or None where the server built no cache of this size.
 
@@ -133,21 +193,23 @@ class Session:
         case_ids = json.loads(index.read_text(encoding="utf-8"))["case_ids"]
         return np.load(pixels, mmap_mode="r"), {case_id: row for row, case_id in enumerate(case_ids)}
 
-    def validate(self, case_ids: Sequence[str], probabilities: Sequence[Sequence[float]]) -> Score:
-        """Submit class probabilities of all validation cases, (N, n_classes), and wait for the server's score.
+    def validate(self, case_ids: Sequence[str], predictions: Sequence[Any]) -> Score:
+        """Submit predictions of all validation cases, one a case, and wait for the server's score.
 
-        An answer that brings no score (none left, none in time, refused) never ends training: the Score then holds nan and `problem`.
+        A classification takes probabilities (N, n_classes), a detection a sequence of `Detection` a case, a segmentation a bool array
+        (height, width) of the image file's size a case. An answer that brings no score (none left, none in time, refused) never ends
+        training: the Score then holds nan and `problem`.
 
         Raises:
-            ValueError: the shape is wrong, a number is not finite or a row does not sum to 1: a bug that a smoke test should show.
+            ValueError: the shape is wrong or a number is not valid: a bug that a smoke test should show.
         """
-        rows = _checked(case_ids, self.classes, probabilities)
+        suffix, text = self._as_file(case_ids, predictions)
         if self.validations_left <= 0:
             return Score(math.nan, False, 0, "no submission left")
         self.validations_left -= 1
         self._submitted += 1
         name = f"{self._submitted:04d}"
-        _write_rows(self.out / "validation" / f"{name}.csv", self.classes, rows)
+        write_whole(self.out / "validation" / (name + suffix), text)
         answer = self._wait_for(self.session / "answers" / f"{name}.json")
         if answer is None:
             return self._note(Score(math.nan, False, self.validations_left, "no answer in time"))
@@ -155,6 +217,13 @@ class Session:
         if "score" not in answer:
             return self._note(Score(math.nan, False, self.validations_left, str(answer.get("error", "no score"))))
         return self._note(Score(float(answer["score"]), bool(answer.get("best")), self.validations_left))
+
+    def _as_file(self, case_ids: Sequence[str], predictions: Sequence[Any]) -> tuple[str, str]:
+        if self.task_type == "detection":
+            return ".json", detections_text(case_ids, predictions)
+        if self.task_type == "segmentation":
+            return ".json", masks_text(case_ids, predictions)
+        return ".csv", rows_text(self.classes, checked(case_ids, self.classes, predictions))
 
     def log(self, **fields: Any) -> None:
         """Print one JSON line with the seconds since start and add it to /out/history.jsonl."""
@@ -183,7 +252,11 @@ def open_session() -> Session:
     folder = _folder("SESSION", "/session")
     facts = json.loads((folder / "session.json").read_text(encoding="utf-8"))
     out = _folder("OUT", "/out")
-    earlier = [int(path.stem) for path in (out / "validation").glob("*.csv") if path.stem.isdigit()]
+    earlier = [
+        int(path.stem)
+        for path in (out / "validation").glob("*.*")
+        if path.stem.isdigit() and path.suffix in (".csv", ".json")
+    ]
     submitted = max(earlier, default=0)  # a second process of the same run goes on counting
     return Session(
         mode=facts["mode"],
@@ -198,6 +271,8 @@ def open_session() -> Session:
         session=folder,
         inputs=_folder("INPUTS", "/inputs"),
         weights=_folder("WEIGHTS", "/weights"),
+        task_type=str(facts.get("task_type", "classification")),
+        targets=list(facts.get("targets", [])),
         facts=facts,
         _submitted=submitted,
     )
@@ -218,17 +293,6 @@ def predict_cases(images: Path) -> list[tuple[Case, Path]]:
         return [(case, _image_path(images, case.case_id)) for case in _read_cases(table)]
     found = sorted(path for path in images.iterdir() if path.suffix.lower() in {*_IMAGE_SUFFIXES, ".jpeg"})
     return [(Case(path.stem, "", "", "", {}), path) for path in found]
-
-
-def write_predictions(
-    path: Path, case_ids: Sequence[str], classes: Sequence[str], probabilities: Sequence[Sequence[float]]
-) -> None:
-    """Write class probabilities, (N, n_classes), as the CSV that the server scores; all or nothing.
-
-    Raises:
-        ValueError: the shape is wrong, a number is not finite or a row does not sum to 1.
-    """
-    _write_rows(path, classes, _checked(case_ids, classes, probabilities))
 
 
 def log(*, history: Path | None = None, **fields: Any) -> None:
@@ -255,6 +319,7 @@ def _read_cases(path: Path) -> list[Case]:
                 row.get("group", ""),
                 row.get("label", ""),
                 {name: value for name, value in row.items() if name not in _CASE_COLUMNS},
+                row.get("supervision", ""),
             )
             for row in csv.DictReader(file)
         ]
@@ -265,36 +330,6 @@ def _image_path(images: Path, case_id: str) -> Path:
         if (path := images / (case_id + suffix)).exists():
             return path
     raise FileNotFoundError(f"no image of case {case_id}")
-
-
-def _checked(
-    case_ids: Sequence[str], classes: Sequence[str], probabilities: Sequence[Sequence[float]]
-) -> list[tuple[str, list[float]]]:
-    if len(case_ids) != len(probabilities):
-        raise ValueError(f"{len(case_ids)} case ids but {len(probabilities)} rows of probabilities")
-    rows: list[tuple[str, list[float]]] = []
-    for case_id, row in zip(case_ids, probabilities, strict=True):
-        numbers = [float(p) for p in row]
-        if len(numbers) != len(classes):
-            raise ValueError(
-                f"case {case_id}: {len(numbers)} probabilities for the {len(classes)} classes {', '.join(classes)}"
-            )
-        if not all(math.isfinite(p) and 0 <= p <= 1 + 1e-6 for p in numbers):
-            raise ValueError(f"case {case_id}: probabilities must be finite and in [0, 1], not {numbers}")
-        if abs(sum(numbers) - 1) > 1e-3:
-            raise ValueError(f"case {case_id}: probabilities sum to {sum(numbers):.4f}, not to 1")
-        rows.append((case_id, [min(p, 1.0) for p in numbers]))
-    return rows
-
-
-def _write_rows(path: Path, classes: Sequence[str], rows: list[tuple[str, list[float]]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("case_id", *(f"p_{name}" for name in classes)))
-        writer.writerows((case_id, *(f"{p:.6g}" for p in numbers)) for case_id, numbers in rows)
-    partial.replace(path)
 
 
 def _plain(value: Any) -> Any:
