@@ -23,6 +23,7 @@ from clinloop.scoring.weighted import Cases
 
 N, RESAMPLES, REPEATS = 6191, 2000, 3
 CLASSES = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"]
+SCHEME = service.Scheme(tuple(CLASSES))
 # Source: class proportions of the ISIC 2019 training set.
 SHARES = np.array([4522, 12875, 3323, 867, 2624, 239, 253, 628]) / 25331
 
@@ -75,7 +76,7 @@ def main() -> None:
             Cases(**{name: getattr(m, name) for name in ("truth", "probabilities", "groups", "n_groups", "thresholds")})
             for m in models
         ]
-        return bootstrap(list(names), CLASSES, fresh, resamples=resamples, seed=0)
+        return bootstrap(list(names), SCHEME, fresh, resamples=resamples, seed=0)
 
     few = options.sklearn_resamples
     difference = float(np.abs(ours([images], few)[0, 0] - sklearn_loop(images, few)).max())
@@ -83,13 +84,13 @@ def main() -> None:
     seconds_sklearn = best_of(lambda: sklearn_loop(images, few), 1) * RESAMPLES / few
     rows = {f"{index:012x}": row for index, row in enumerate(images.probabilities)}
     csv = service.probabilities_csv(rows, CLASSES)
-    truth = [(case_id, "", CLASSES[label]) for case_id, label in zip(rows, images.truth, strict=True)]
+    truth = [service.TruthCase(case_id, "", CLASSES[label]) for case_id, label in zip(rows, images.truth, strict=True)]
     small = truth[:100]
-    small_csv = service.probabilities_csv({case_id: rows[case_id] for case_id, _, _ in small}, CLASSES)
+    small_csv = service.probabilities_csv({case_id: rows[case_id] for case_id, *_ in small}, CLASSES)
 
-    def score(data: bytes, labels: list[tuple[str, str, str]], *, intervals: bool) -> object:
+    def score(data: bytes, labels: list[service.TruthCase], *, intervals: bool) -> object:
         return service.score_predictions(
-            data, labels, classes=CLASSES, metrics=["macro_auc"], primary="macro_auc", intervals=intervals
+            data, labels, scheme=SCHEME, metrics=["macro_auc"], primary="macro_auc", intervals=intervals
         )
 
     result = {

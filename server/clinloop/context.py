@@ -15,6 +15,7 @@ from clinloop.files import remove_tree
 from clinloop.paths import RunFolder, StateFolder, TaskFolder
 from clinloop.sandbox import backends
 from clinloop.sandbox.base import Environment, Sandbox
+from clinloop.scoring.metrics import Scheme
 from clinloop.settings import Settings
 from clinloop.spec import PRESETS, Preset
 from clinloop.store.rows import RunRow, TaskRow
@@ -51,6 +52,11 @@ class TaskContext:
     def classes(self) -> list[str]:
         """Classes in the order of prediction columns."""
         return list(self.task.spec.target_classes)
+
+    @property
+    def scheme(self) -> Scheme:
+        """What predictions and metric names of the task mean."""
+        return Scheme(classes=self.task.spec.target_classes)
 
     @property
     def metrics(self) -> list[str]:

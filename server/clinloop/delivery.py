@@ -21,7 +21,8 @@ from clinloop.report import data as report
 from clinloop.report.write import write_report
 from clinloop.resources import resource
 from clinloop.sandbox.recipes import find_recipe, folders
-from clinloop.scoring import classification, service
+from clinloop.scoring import metrics as scored
+from clinloop.scoring import service
 from clinloop.spec import PRESETS
 from clinloop.store.database import utc_now
 from clinloop.store.rows import RunRow, TaskRow
@@ -45,7 +46,7 @@ class Outcome(NamedTuple):
     """What the evaluation found."""
 
     final: list[service.FinalMetric]
-    truth: list[tuple[str, str, str]]
+    truth: list[service.TruthCase]
     """(name in the test view, group, label)."""
     predictions: dict[Model, bytes]
     canaries: dict[Model, report.CanaryCheck]
@@ -161,7 +162,7 @@ def _report_data(
         spec=spec.model_dump(mode="json"),
         spec_sha256=spec.sha256(),
         primary_metric=spec.primary_metric,
-        primary_title=classification.title(spec.primary_metric, here.classes),
+        primary_title=scored.title(spec.primary_metric, here.scheme),
         assumptions=spec.assumptions,
         open_questions=spec.open_questions,
         dataset=_dataset_facts(here.dataset, here.classes, outcome),
@@ -237,7 +238,7 @@ def _dataset_facts(dataset: Dataset, classes: list[str], outcome: Outcome) -> re
         classes=tuple(classes),
         counts={**counts, "test": outcome.test_counts},
         group_kind=dataset.group_kind,
-        groups={**groups, "test": len({group for _, group, _ in outcome.truth})},
+        groups={**groups, "test": len({case.group for case in outcome.truth})},
         split_rule=f"Test: {test_rule}. Validation: {rule.val:.0%} of the rest, by group, stratified by class.",
         image_rules=tuple(f"{name}: {text}" for name, text in dataset.record.image_rules.items()),
         commitment=dataset.commitment,
@@ -299,7 +300,7 @@ def _write_model(here: TaskContext, store: Store, model: Frozen) -> dict[str, st
 def _final_metric(metric: service.FinalMetric, here: TaskContext) -> report.FinalMetric:
     return report.FinalMetric(
         name=metric.name,
-        title=classification.title(metric.name, here.classes),
+        title=scored.title(metric.name, here.scheme),
         direction=metric.direction,
         initial=_estimate(metric.initial),
         refined=_estimate(metric.refined),

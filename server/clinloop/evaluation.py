@@ -23,7 +23,6 @@ from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.opening import (
     CANARIES,
-    TOLERANCE,
     Invalid,
     job_name,
     largest_difference,
@@ -242,7 +241,7 @@ def end_jobs(here: TaskContext) -> None:
 
 def _rehearse(here: TaskContext, model: Frozen) -> None:
     """Predict a few validation images with the frozen copy, under new names: they must get what they got when the run was scored."""
-    known = service.read_probabilities(here.folder.run(model.run).predictions, here.classes)
+    known = service.read_predictions(here.folder.run(model.run).predictions, scheme=here.scheme)
     chosen = sorted(known)[:CANARIES]
     view = here.folder.final / "rehearsal"
     known_cases = {case.case_id: case for case in here.dataset.cases("val")}
@@ -254,13 +253,14 @@ def _rehearse(here: TaskContext, model: Frozen) -> None:
     if ending is not None:
         raise _RehearsalFailed(f"predict.py of {model.run} failed on validation images: {ending}")
     try:
-        again = service.read_probabilities(
-            model.folder / "rehearsal" / "predictions.csv", here.classes, expected=list(names.values())
+        again = service.read_predictions(
+            model.folder / "rehearsal" / "predictions.csv", scheme=here.scheme, expected=list(names.values())
         )
     except BadPredictions as failure:
         raise _RehearsalFailed(f"predict.py of {model.run} wrote invalid predictions: {failure}") from failure
-    if (largest := largest_difference(known, again, names)) > TOLERANCE:
+    tolerance = service.TOLERANCES[here.scheme.task_type]
+    if (largest := largest_difference(here.scheme, known, again, names)) > tolerance:
         raise _RehearsalFailed(
             f"predict.py of {model.run} is not reproducible: on {len(chosen)} validation images a probability differs by {largest:.3g} from the "
-            f"run's own predictions (allowed {TOLERANCE:g}); make it deterministic and independent of the names, the order and the number of images."
+            f"run's own predictions (allowed {tolerance:g}); make it deterministic and independent of the names, the order and the number of images."
         )

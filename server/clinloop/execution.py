@@ -366,7 +366,7 @@ class _Answers:
         result = service.score_predictions(
             data,
             self._truth,
-            classes=self._context.classes,
+            scheme=self._context.scheme,
             metrics=[spec.primary_metric],
             primary=spec.primary_metric,
             intervals=False,

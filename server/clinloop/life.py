@@ -160,7 +160,7 @@ def _score(
         result = service.score_predictions(
             folder.predictions,
             cases.truth,
-            classes=here.classes,
+            scheme=here.scheme,
             metrics=here.metrics,
             primary=spec.primary_metric,
             operating_rule=spec.operating_point,
@@ -184,7 +184,7 @@ def _score(
         folder.predictions,
         here.folder.run(incumbent.name).predictions if incumbent else None,
         cases.truth,
-        classes=here.classes,
+        scheme=here.scheme,
         primary=spec.primary_metric,
         guards={guard.metric: guard.margin for guard in spec.guards},
         mode=spec.acceptance,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +27,6 @@ CANARIES = 32
 """Validation images mixed into the test images: they must get the predictions that they got on validation."""
 ORDER_AUDIT_CASES = 48
 """Cases that are predicted again under other names and in another order."""
-TOLERANCE = 1e-3
-"""Largest difference of a probability that counts as the same prediction; batching alone changes the last bits."""
 ATTEMPTS = 2
 """How often the test predictions of one model are tried, the first included."""
 
@@ -65,8 +63,8 @@ class View(NamedTuple):
     audit_folder: Path
     names: dict[str, dict[str, str]]
     """{"test" | "canary" | "audit": {name in the view: case id}}; for "audit": {name in the audit view: name in the view}."""
-    truth: list[tuple[str, str, str]]
-    """(name in the view, group, label) of the test cases."""
+    truth: list[service.TruthCase]
+    """The test cases under their names in the view."""
 
     def out(self, model: Frozen) -> Path:
         """Return where the predictions of a model lie."""
@@ -98,7 +96,9 @@ def open_view(here: TaskContext, opened: Sequence[CaseRow], place: Path) -> View
     prepare_predict_view([known[case_id] for case_id in new_ids], folder, new_ids=new_ids)
     audited = {case_ids[name]: other for other, name in names["audit"].items()}
     prepare_predict_view([known[case_id] for case_id in audited], audit_folder, new_ids=audited)
-    truth = [(name, test[case_id].group, test[case_id].label) for name, case_id in names["test"].items()]
+    truth = [
+        service.TruthCase(name, test[case_id].group, test[case_id].label) for name, case_id in names["test"].items()
+    ]
     return View(place, folder, audit_folder, names, truth)
 
 
@@ -149,37 +149,39 @@ def job_name(here: TaskContext, model: Model, name: str) -> str:
 
 def score(here: TaskContext, store: Store, frozen: Sequence[Frozen], view: View) -> Outcome:
     """Return the scores of both models on the test cases, and what canaries and the order audit say."""
-    truth = view.truth
+    truth, scheme = view.truth, here.scheme
+    tolerance = service.TOLERANCES[scheme.task_type]
     issued = [*view.names["test"], *view.names["canary"]]
     tables: dict[Model, bytes] = {}
     canaries: dict[Model, report.CanaryCheck] = {}
     order: dict[Model, report.OrderAudit] = {}
     for model in frozen:
-        everything = service.read_probabilities(
-            view.out(model) / "test" / "predictions.csv", here.classes, expected=issued
+        everything = service.read_predictions(
+            view.out(model) / "test" / "predictions.csv", scheme=scheme, expected=issued
         )
-        audited = service.read_probabilities(
-            view.out(model) / "audit" / "predictions.csv", here.classes, expected=list(view.names["audit"])
+        audited = service.read_predictions(
+            view.out(model) / "audit" / "predictions.csv", scheme=scheme, expected=list(view.names["audit"])
         )
-        known = service.read_probabilities(here.folder.run(model.run).predictions, here.classes)
+        known = service.read_predictions(here.folder.run(model.run).predictions, scheme=scheme)
         differences = [
-            largest_difference(known, everything, {case_id: name}) for name, case_id in view.names["canary"].items()
+            largest_difference(scheme, known, everything, {case_id: name})
+            for name, case_id in view.names["canary"].items()
         ]
         canaries[model.model] = report.CanaryCheck(
             model=model.model,
             n=len(differences),
-            agreeing=sum(value <= TOLERANCE for value in differences),
+            agreeing=sum(value <= tolerance for value in differences),
             largest_difference=max(differences, default=0.0),
         )
-        largest = largest_difference(everything, audited, {name: other for other, name in view.names["audit"].items()})
+        largest = largest_difference(
+            scheme, everything, audited, {name: other for other, name in view.names["audit"].items()}
+        )
         order[model.model] = report.OrderAudit(
             model=model.model,
-            ok=largest <= TOLERANCE,
+            ok=largest <= tolerance,
             detail=f"{len(audited)} cases were predicted again under other names and in another order; largest difference {largest:.2g}.",
         )
-        tables[model.model] = service.probabilities_csv(
-            {name: everything[name] for name in view.names["test"]}, here.classes
-        )
+        tables[model.model] = service.predictions_bytes({name: everything[name] for name in view.names["test"]}, scheme)
     spec = here.task.spec
     points = {
         model.model: (store.run(here.task.id, model.run).scores or {}).get("operating_points", {}) for model in frozen
@@ -188,22 +190,22 @@ def score(here: TaskContext, store: Store, frozen: Sequence[Frozen], view: View)
         tables["initial"],
         tables["refined"],
         truth,
-        classes=here.classes,
+        scheme=scheme,
         metrics=list(spec.reported_metrics),
         operating_points_initial=points["initial"],
         operating_points_refined=points["refined"],
         seed=here.task.seed,
         unit=here.dataset.group_kind,
     )
-    counts = {name: sum(label == name for _, _, label in truth) for name in here.classes}
+    counts = {name: sum(case.label == name for case in truth) for name in here.classes}
     return Outcome(final, truth, tables, canaries, order, counts)
 
 
 def largest_difference(
-    first: dict[str, tuple[float, ...]], second: dict[str, tuple[float, ...]], names: dict[str, str]
+    scheme: service.Scheme,
+    first: Mapping[str, service.Prediction],
+    second: Mapping[str, service.Prediction],
+    names: Mapping[str, str],
 ) -> float:
-    """Return the largest absolute difference of a probability between first[name] and second[names[name]]."""
-    return max(
-        (abs(a - b) for one, other in names.items() for a, b in zip(first[one], second[other], strict=True)),
-        default=0.0,
-    )
+    """Return the largest difference between the predictions first[name] and second[names[name]]."""
+    return max((service.difference(scheme, first[one], second[other]) for one, other in names.items()), default=0.0)

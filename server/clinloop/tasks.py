@@ -6,16 +6,21 @@ import fcntl
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 
 from clinloop import context, templates
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import BadInput
 from clinloop.failpoints import reach
-from clinloop.scoring import classification
+from clinloop.scoring import metrics
 from clinloop.services import Services
 from clinloop.spec import SpecFacts, TaskSpec, canonical, freeze
 from clinloop.store.rows import TaskRow
 from clinloop.workspace import Workspace
+
+
+def _resolve_metric(name: str, classes: Sequence[str]) -> object:
+    return metrics.resolve(name, metrics.Scheme(tuple(classes)))
 
 
 def create(
@@ -31,7 +36,7 @@ def create(
         raise BadInput("request: give the clinician's words verbatim, at least 10 characters; they head the report.")
     dataset = Dataset.load(services.settings.state, dataset_name)
     val_counts = dataset.counts.get("val", {})
-    frozen = freeze(spec, SpecFacts(dataset.classes, dataset.attributes, val_counts, classification.resolve))
+    frozen = freeze(spec, SpecFacts(dataset.classes, dataset.attributes, val_counts, _resolve_metric))
     chosen = templates.find(template, frozen.task_type)
     init_key = hashlib.sha256(
         canonical([dataset_name, request, frozen.model_dump(mode="json"), chosen.name, seed]).encode()

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from clinloop import context, evaluation, runs, signing
 from clinloop.datasets.dataset import Dataset
 from clinloop.report.verify import verify
 from clinloop.sandbox import container
-from clinloop.scoring import classification
+from clinloop.scoring import metrics
 from clinloop.services import Services
 from clinloop.spec import SpecFacts, TaskSpec, freeze
 from clinloop.store import ledger
@@ -64,6 +64,10 @@ def predict_code(body: str) -> str:
     return PREDICT.format(body=body)
 
 
+def _resolve(name: str, classes: Sequence[str]) -> object:
+    return metrics.resolve(name, metrics.Scheme(tuple(classes)))
+
+
 class Lab:
     """One state folder with the dataset `moles`."""
 
@@ -86,7 +90,7 @@ class Lab:
         spec = TaskSpec.model_validate(
             {"objective": "Tell three kinds of moles apart.", "budget": budget, "acceptance": "paper"}
         )
-        facts = SpecFacts(dataset.classes, dataset.attributes, dataset.counts["val"], classification.resolve)
+        facts = SpecFacts(dataset.classes, dataset.attributes, dataset.counts["val"], _resolve)
         task, _ = self.store.create_task(
             task_id=f"moles-{secrets.token_hex(3)}",
             dataset="moles",

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from clinloop.errors import BadInput
-from clinloop.scoring import classification
+from clinloop.scoring import metrics
 from clinloop.spec import PRESETS, Confounder, Emphasis, Guard, SpecFacts, TaskSpec, canonical, freeze
 
 OBJECTIVE = "Tell melanoma from nevus."
@@ -18,7 +18,7 @@ FACTS = SpecFacts(
     classes=["MEL", "NV", "BCC", "UNK"],
     attributes=["age", "sex"],
     val_counts={"MEL": 9, "NV": 30, "BCC": 6, "UNK": 0},
-    resolve_metric=classification.resolve,
+    resolve_metric=lambda name, classes: metrics.resolve(name, metrics.Scheme(tuple(classes))),
 )
 
 
@@ -133,7 +133,7 @@ def test_a_thousand_problems_still_fit_into_one_reply() -> None:
 def test_a_valid_rule_is_accepted_and_understood_by_the_scorer(rule: str) -> None:
     frozen = freeze(spec(operating_point=rule), FACTS)
     assert frozen.operating_point == rule
-    classification.parse_rule(rule)
+    metrics.parse_rule(rule)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from clinloop import delivery
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import NotNow
-from clinloop.scoring import classification, service
+from clinloop.scoring import metrics, service
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 
@@ -27,7 +27,7 @@ def trajectory(services: Services, task_id: str) -> bytes:
     runs = services.store.runs(task_id)
     if not any(run.score is not None for run in runs):
         raise NotNow("There is no scored run yet, so there is nothing to draw; start one with run_training.")
-    title = classification.title(task.spec.primary_metric, list(task.spec.target_classes))
+    title = metrics.title(task.spec.primary_metric, metrics.Scheme(task.spec.target_classes))
     return trajectory_png(delivery.run_summaries(services.store, services.state.task(task_id), task), title)
 
 
@@ -46,7 +46,8 @@ def errors(services: Services, task_id: str, run: RunRow | None) -> bytes:
     with (folder.data / "val_truth.csv").open(encoding="utf-8", newline="") as file:
         truth = {row["case_id"]: row["label"] for row in csv.DictReader(file)}
     misses: list[tuple[float, str, str, str]] = []
-    for case_id, row in service.read_probabilities(folder.run(run.name).predictions, classes).items():
+    found = service.read_probabilities(folder.run(run.name).predictions, scheme=service.Scheme(tuple(classes)))
+    for case_id, row in found.items():
         said = max(range(len(classes)), key=row.__getitem__)
         if classes[said] != truth[case_id]:
             true = classes.index(truth[case_id])

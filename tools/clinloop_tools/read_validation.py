@@ -14,7 +14,7 @@ from pydantic import Field
 from clinloop import runs
 from clinloop.beneath import Beneath
 from clinloop.errors import BadInput, NotNow
-from clinloop.scoring.classification import is_higher_better
+from clinloop.scoring.metrics import is_higher_better
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 from clinloop.untrusted import clean_log

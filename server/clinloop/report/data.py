@@ -12,14 +12,15 @@ Files of a report folder, beside `report.json` and `report.html`:
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from clinloop.scoring import truth
+from clinloop.scoring.truth import TruthCase
 
 SCHEMA_VERSION: Final = 1
 GENESIS: Final = "0" * 64
@@ -381,15 +382,12 @@ class Evidence:
         return {name: hashlib.sha256(content).hexdigest() for name, content in self.files().items()}
 
 
-def truth_csv(cases: Iterable[tuple[str, str, str]]) -> bytes:
-    """Return evidence/truth.csv for (final case id, group, label); a case without a group becomes a group of its own.
+def truth_csv(cases: Iterable[TruthCase]) -> bytes:
+    """Return evidence/truth.csv for cases under their final ids; a case without a group becomes a group of its own.
 
     Groups get new names that keep the order in which the bootstrap draws them, so the evidence gives the very same intervals.
     """
-    rows = sorted((case_id, f"g{group}" if group else f"c{case_id}", label) for case_id, group, label in cases)
-    names = {group: f"g{place:06d}" for place, group in enumerate(sorted({group for _, group, _ in rows}))}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("case_id", "group", "label"))
-    writer.writerows((case_id, names[group], label) for case_id, group, label in rows)
-    return text.getvalue().encode()
+    grouped = [case._replace(group=f"g{case.group}" if case.group else f"c{case.case_id}") for case in cases]
+    names = {group: f"g{place:06d}" for place, group in enumerate(sorted({case.group for case in grouped}))}
+    rows = sorted(grouped, key=lambda case: case.case_id)
+    return truth.truth_csv(case._replace(group=names[case.group]) for case in rows)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from clinloop.errors import Refusal
+from clinloop.errors import BadInput, Refusal
 from clinloop.report.data import Estimate, Evidence, FinalMetric, ReportData
-from clinloop.report.evidence import read_rows
 from clinloop.scoring import service
 
 MOST_RESAMPLES = 1_000_000
@@ -16,8 +15,8 @@ MOST_RESAMPLES = 1_000_000
 def score_differences(data: ReportData, evidence: Evidence, *, tolerance: float) -> list[str]:
     """Return what differs between the final metrics of a report and those that its evidence gives; empty = nothing."""
     try:
-        truth = [(row["case_id"], row["group"], row["label"]) for row in read_rows(evidence.truth)]
-    except (ValueError, KeyError, TypeError):
+        truth = service.read_truth(evidence.truth)
+    except (BadInput, UnicodeDecodeError):
         return ["evidence/truth.csv is no table of case_id, group and label"]
     settings = {(metric.resamples, metric.seed) for metric in data.final}
     if not data.final or any(not 0 <= resamples <= MOST_RESAMPLES for resamples, _ in settings):
@@ -35,7 +34,7 @@ def score_differences(data: ReportData, evidence: Evidence, *, tolerance: float)
 
 
 def _score(
-    data: ReportData, evidence: Evidence, truth: Sequence[tuple[str, str, str]], metrics: Sequence[FinalMetric]
+    data: ReportData, evidence: Evidence, truth: Sequence[service.TruthCase], metrics: Sequence[FinalMetric]
 ) -> list[service.PairedMetric]:
     points = {
         model: {
@@ -47,7 +46,7 @@ def _score(
         evidence.initial,
         evidence.refined,
         truth,
-        classes=data.dataset.classes,
+        scheme=service.Scheme(data.dataset.classes),
         metrics=[metric.name for metric in metrics],
         operating_points_initial=points["initial"],
         operating_points_refined=points["refined"],

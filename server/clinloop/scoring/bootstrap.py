@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from clinloop.scoring.metrics import Scheme
 from clinloop.scoring.weighted import Cases, evaluate
 
 Floats = npt.NDArray[np.float64]
@@ -41,9 +42,7 @@ def draw_counts(n_groups: int, resamples: int, *, seed: int, chunk: int = 1024) 
         yield np.bincount(cells.ravel(), minlength=n_groups * size).reshape(n_groups, size).astype(np.float64)
 
 
-def bootstrap(
-    names: Sequence[str], classes: Sequence[str], models: Sequence[Cases], *, resamples: int, seed: int
-) -> Floats:
+def bootstrap(names: Sequence[str], scheme: Scheme, models: Sequence[Cases], *, resamples: int, seed: int) -> Floats:
     """Return metrics (models, M, B) of several models on the same resamples of the same groups; NaN where undefined."""
     first = models[0]
     if any(model.n_groups != first.n_groups for model in models):
@@ -52,7 +51,7 @@ def bootstrap(
     chunk, done = max(16, min(2048, _CELLS // max(1, len(first.truth)))), 0
     for counts in draw_counts(first.n_groups, resamples, seed=seed, chunk=chunk):
         for model, target in zip(models, result, strict=True):
-            target[:, done : done + counts.shape[1]] = evaluate(names, classes, model, counts)
+            target[:, done : done + counts.shape[1]] = evaluate(names, scheme, model, counts)
         done += counts.shape[1]
     return result
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 
 from clinloop.errors import BadInput
 from clinloop.scoring.bootstrap import Floats, bootstrap, interval, p_of_gain, p_two_sided
-from clinloop.scoring.classification import OperatingPoint, resolve
+from clinloop.scoring.metrics import OperatingPoint, Scheme, resolve
 from clinloop.scoring.operating import fix_operating_points
-from clinloop.scoring.parse import MAX_BYTES, max_bytes, parse_predictions, too_large
+from clinloop.scoring.parse import parse_predictions, too_large
+from clinloop.scoring.predictions import MAX_BYTES, Prediction, Probabilities, max_submission_bytes
 from clinloop.scoring.results import ClassRow, Estimate, PairedMetric, ScoreResult
+from clinloop.scoring.truth import TruthCase
 from clinloop.scoring.weighted import Cases, confusion, evaluate_once, thresholds_of
 
 FEW_GROUPS = 30
@@ -26,40 +28,50 @@ class Job(TypedDict):
     action: Literal["rows", "score", "paired"]
     files: list[int]
     """Open descriptors of predictions files."""
-    classes: list[str]
+    scheme: dict[str, Any]
+    """Fields of a Scheme."""
     issued: list[str] | None
     """rows: ids that must be there; None: any."""
-    truth: list[tuple[str, str, str]]
-    """case_id, group, label."""
+    sizes: dict[str, tuple[int, int]] | None
+    """rows: width and height of the image file by case id; None: not checked."""
+    truth: list[list[Any]]
+    """Fields of TruthCases."""
     metrics: list[str]
     primary: str
     rule: str
     thresholds: list[dict[str, float]] | None
     """paired: operating points by class for each model; None: fixed on these very cases, which are validation cases."""
-    positive_class: str | None
     resamples: int
     seed: int
     unit: str
 
 
-def read_rows(job: Job) -> dict[str, tuple[float, ...]]:
-    """Return the probabilities of a file by case id."""
-    parsed = parse_predictions(_content(job["files"][0], job["classes"], job["issued"]), job["classes"], job["issued"])
-    return dict(zip(parsed.case_ids, parsed.rows, strict=True))
+def read_rows(job: Job) -> Mapping[str, Prediction]:
+    """Return the predictions of a file by case id."""
+    return _read(job, scheme_of(job), job["files"][0], job["issued"], job["sizes"])
+
+
+def scheme_of(job: Job) -> Scheme:
+    """Return the scheme of a job."""
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in job["scheme"].items()
+    }
+    return Scheme(**fields)
 
 
 def score(job: Job) -> ScoreResult:
     """Score one file on validation: operating points are fixed here."""
-    classes, names = job["classes"], list(dict.fromkeys([job["primary"], *job["metrics"]]))
+    scheme, names = scheme_of(job), list(dict.fromkeys([job["primary"], *job["metrics"]]))
     for name in names:
-        resolve(name, classes)
-    cases, points = _cases(job, 0)
+        resolve(name, scheme)
+    cases, points = _cases(job, scheme, 0)
+    classes = scheme.classes
     tables = [f"{family}_{name}" for family in ("auc", "sensitivity", "specificity") for name in classes]
-    table = evaluate_once(tables, classes, cases).reshape(3, len(classes))
+    table = evaluate_once(tables, scheme, cases).reshape(3, len(classes))
     groups_of = [len(np.unique(cases.groups[cases.truth == index])) for index in range(len(classes))]
     resamples = job["resamples"] if cases.n_groups > 1 else 0
-    drawn = bootstrap(names, classes, [cases], resamples=resamples, seed=job["seed"])[0] if resamples else None
-    values = evaluate_once(names, classes, cases)
+    drawn = bootstrap(names, scheme, [cases], resamples=resamples, seed=job["seed"])[0] if resamples else None
+    values = evaluate_once(names, scheme, cases)
     return ScoreResult(
         primary_metric=job["primary"],
         metrics={
@@ -88,12 +100,12 @@ def score(job: Job) -> ScoreResult:
 
 def paired(job: Job) -> list[PairedMetric]:
     """Compare two files, the initial and the refined model, on the same resamples."""
-    classes, names = job["classes"], list(dict.fromkeys(job["metrics"]))
-    resolved = [resolve(name, classes).metric for name in names]
-    models = [_cases(job, index)[0] for index in range(2)]
-    values = np.stack([evaluate_once(names, classes, model) for model in models])  # (2, M)
+    scheme, names = scheme_of(job), list(dict.fromkeys(job["metrics"]))
+    resolved = [resolve(name, scheme).metric for name in names]
+    models = [_cases(job, scheme, index)[0] for index in range(2)]
+    values = np.stack([evaluate_once(names, scheme, model) for model in models])  # (2, M)
     resamples = job["resamples"] if models[0].n_groups > 1 else 0
-    drawn = bootstrap(names, classes, models, resamples=resamples, seed=job["seed"])  # (2, M, B)
+    drawn = bootstrap(names, scheme, models, resamples=resamples, seed=job["seed"])  # (2, M, B)
     result: list[PairedMetric] = []
     for index, (name, metric) in enumerate(zip(names, resolved, strict=True)):
         difference = drawn[1, index] - drawn[0, index]
@@ -117,40 +129,38 @@ def paired(job: Job) -> list[PairedMetric]:
     return result
 
 
-def _cases(job: Job, index: int) -> tuple[Cases, dict[str, OperatingPoint]]:
+def _cases(job: Job, scheme: Scheme, index: int) -> tuple[Cases, dict[str, OperatingPoint]]:
     """Read the file of a model and join it with the truth; the points are those fixed here, if any."""
-    classes, truth = job["classes"], job["truth"]
-    position = {name: place for place, name in enumerate(classes)}
+    truth, position = [TruthCase(*row) for row in job["truth"]], {name: at for at, name in enumerate(scheme.classes)}
     if not truth:
         raise BadInput("There is no case to score.")
-    if any(label not in position for _, _, label in truth):
+    if any(case.label not in position for case in truth):
         raise BadInput("The truth has a label that is not among the classes of the spec.")
-    issued = [case_id for case_id, _, _ in truth]
+    issued = [case.case_id for case in truth]
     if len(set(issued)) != len(issued):
         raise BadInput("The truth names a case twice.")
-    rows = read_rows({**job, "files": [job["files"][index]], "issued": issued})
+    if scheme.positive and scheme.positive not in position:
+        raise BadInput(f"positive_class {scheme.positive[:80]!r} is none of the classes: {', '.join(scheme.classes)}.")
+    rows = cast("Mapping[str, Probabilities]", _read(job, scheme, job["files"][index], issued, None))
     probabilities = np.array([rows[case_id] for case_id in issued], dtype=np.float64)
-    labels = np.array([position[label] for _, _, label in truth], dtype=np.intp)
+    labels = np.array([position[case.label] for case in truth], dtype=np.intp)
     # A case without a group is a group of its own; the prefixes keep ids and groups apart.
     names, groups = np.unique(
-        [f"g{group}" if group else f"c{case_id}" for case_id, group, _ in truth], return_inverse=True
+        [f"g{case.group}" if case.group else f"c{case.case_id}" for case in truth], return_inverse=True
     )
     points: dict[str, OperatingPoint] = {}
     if job["thresholds"] is None:
-        points = fix_operating_points(job["rule"], classes, labels, probabilities)
-        thresholds = thresholds_of(points, classes)
+        points = fix_operating_points(job["rule"], scheme.classes, labels, probabilities)
+        thresholds = thresholds_of(points, scheme.classes)
     else:
-        thresholds = _given(job["thresholds"][index], classes)
-    positive = job["positive_class"]
-    if positive is not None and positive not in position:
-        raise BadInput(f"positive_class {positive[:80]!r} is none of the classes: {', '.join(classes)}.")
+        thresholds = _given(job["thresholds"][index], scheme.classes)
     cases = Cases(
         truth=labels,
         probabilities=probabilities,
         groups=groups.astype(np.intp),
         n_groups=len(names),
         thresholds=thresholds,
-        positive=None if positive is None else position[positive],
+        positive=position[scheme.positive] if scheme.positive else None,
     )
     return cases, points
 
@@ -159,9 +169,25 @@ def _given(thresholds: Mapping[str, float], classes: Sequence[str]) -> Floats:
     return np.array([thresholds.get(name, np.nan) for name in classes])
 
 
-def _content(file: int, classes: Sequence[str], issued: Sequence[str] | None) -> bytes:
+def _read(
+    job: Job,
+    scheme: Scheme,
+    file: int,
+    issued: Sequence[str] | None,
+    sizes: Mapping[str, tuple[int, int]] | None,
+) -> Mapping[str, Prediction]:
+    """Return the predictions that a descriptor holds."""
+    data = _content(file, MAX_BYTES if issued is None else max_submission_bytes(scheme, len(issued)))
+    match scheme.task_type:
+        case "classification":
+            parsed = parse_predictions(data, scheme.classes, issued)
+            return dict(zip(parsed.case_ids, parsed.rows, strict=True))
+        case "detection" | "segmentation":
+            raise BadInput(f"{scheme.task_type} cannot be scored yet.")
+
+
+def _content(file: int, cap: int) -> bytes:
     """Read a descriptor up to one byte more than any valid file has."""
-    cap = MAX_BYTES if issued is None else max_bytes(len(issued), len(classes))
     size = os.fstat(file).st_size
     if size > cap:
         raise too_large(size, cap)

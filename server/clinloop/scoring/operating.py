@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from clinloop.scoring.classification import OperatingPoint, parse_rule
+from clinloop.scoring.metrics import OperatingPoint, parse_rule
 
 
 def fix_operating_point(

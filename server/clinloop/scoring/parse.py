@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from clinloop.errors import BadPredictions
+from clinloop.scoring.metrics import Scheme
+from clinloop.scoring.predictions import MAX_BYTES, line_cap, max_submission_bytes
 
-MAX_BYTES = 200 << 20
 SUM_TOLERANCE = 1e-3
-_ID_BYTES, _NUMBER_BYTES = 128, 40
 _EXAMPLES = 3
 _NUMBER = re.compile(rb"(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?")
 
@@ -44,11 +44,6 @@ class _Offences:
         return separator.join(self.examples) + (f"{separator}and {more:,} more" if more else "")
 
 
-def max_bytes(n_cases: int, n_classes: int) -> int:
-    """Return the size that a valid file of so many cases cannot exceed, and no file may."""
-    return min(MAX_BYTES, (n_cases + 2) * _line_cap(n_classes))
-
-
 def parse_predictions(data: bytes, classes: Sequence[str], issued: Collection[str] | None) -> Predictions:
     """Parse a predictions CSV; `issued` are the ids that must occur, each once (None: any ids, each once).
 
@@ -57,7 +52,7 @@ def parse_predictions(data: bytes, classes: Sequence[str], issued: Collection[st
     Raises:
         BadPredictions: the first offences of each kind, how many there are, and what is valid.
     """
-    cap = MAX_BYTES if issued is None else max_bytes(len(issued), len(classes))
+    cap = MAX_BYTES if issued is None else max_submission_bytes(Scheme(tuple(classes)), len(issued))
     if len(data) > cap:
         raise too_large(len(data), cap)
     start = _check_header(data, classes)
@@ -66,13 +61,13 @@ def parse_predictions(data: bytes, classes: Sequence[str], issued: Collection[st
     rows: list[tuple[float, ...]] = []
     seen: set[bytes] = set()
     wrong, extra, repeated = _Offences(), _Offences(), _Offences()
-    line_cap, number = _line_cap(len(classes)), 1
+    longest, number = line_cap(len(classes)), 1
     while start < len(data):
         end = data.find(b"\n", start)
         end = len(data) if end < 0 else end
         number += 1
-        if end - start > line_cap:
-            wrong.add(f"line {number} has {end - start:,} bytes (at most {line_cap:,})")
+        if end - start > longest:
+            wrong.add(f"line {number} has {end - start:,} bytes (at most {longest:,})")
             start = end + 1
             continue
         key, _, numbers = data[start:end].removesuffix(b"\r").partition(b",")
@@ -102,10 +97,6 @@ def too_large(size: int, cap: int) -> BadPredictions:
     return BadPredictions(
         f"The predictions file has {size:,} bytes; at most {cap:,} are valid here: write one short line per issued case and nothing else."
     )
-
-
-def _line_cap(n_classes: int) -> int:
-    return _ID_BYTES + _NUMBER_BYTES * n_classes + 2
 
 
 def _check_header(data: bytes, classes: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from clinloop.scoring.classification import Direction, OperatingPoint
+from clinloop.scoring.metrics import Direction, OperatingPoint
 
 
 @dataclass(frozen=True)

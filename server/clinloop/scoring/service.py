@@ -7,7 +7,6 @@ pipe or a device) or bytes that were read already.
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import logging
@@ -16,39 +15,69 @@ import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from clinloop.errors import BadInput, BadPredictions, Refusal
 from clinloop.scoring import acceptance
 from clinloop.scoring.acceptance import Decision, Mode
-from clinloop.scoring.classification import OperatingPoint, is_higher_better
+from clinloop.scoring.metrics import DEFAULT_RULES, OperatingPoint, Scheme, is_higher_better
+from clinloop.scoring.predictions import (
+    TOLERANCES,
+    Detected,
+    Detections,
+    Mask,
+    Prediction,
+    Probabilities,
+    difference,
+    max_submission_bytes,
+    predictions_bytes,
+    probabilities_csv,
+)
 from clinloop.scoring.results import ClassRow, Estimate, PairedMetric, ScoreResult, rounded
+from clinloop.scoring.truth import TruthBox, TruthCase, read_truth, truth_csv
 
 __all__ = [
     "CHILD_LIMITS",
+    "DEFAULT_RULES",
+    "TOLERANCES",
     "ChildLimits",
     "ClassRow",
     "Decision",
+    "Detected",
+    "Detections",
     "Estimate",
     "FinalMetric",
+    "Mask",
     "OperatingPoint",
     "PairedMetric",
+    "Prediction",
+    "Probabilities",
+    "Scheme",
     "ScoreResult",
+    "TruthBox",
+    "TruthCase",
     "compare",
     "decide",
+    "difference",
     "final_scores",
     "is_higher_better",
+    "max_submission_bytes",
+    "predictions_bytes",
     "probabilities_csv",
+    "read_predictions",
     "read_probabilities",
+    "read_truth",
     "rounded",
     "score_predictions",
+    "truth_csv",
 ]
 
 FinalMetric = PairedMetric
 Source = Path | bytes
-Truth = Path | Sequence[tuple[str, str, str]]
-"""A server-side CSV `case_id,group,label`, or its rows; an empty group makes the case a group of its own."""
+Truth = Path | Sequence[TruthCase]
+"""A server-side truth file, or its cases."""
 Points = Mapping[str, OperatingPoint | Mapping[str, object]]
 """Operating points by class, as values or as they come back from JSON."""
 
@@ -74,17 +103,16 @@ def score_predictions(
     predictions: Source,
     truth: Truth,
     *,
-    classes: Sequence[str],
+    scheme: Scheme,
     metrics: Sequence[str],
     primary: str,
-    operating_rule: str = "youden",
-    positive_class: str | None = None,
+    operating_rule: str = "",
     intervals: bool = True,
     resamples: int = RESAMPLES_INTERVAL,
     seed: int = 0,
     limits: ChildLimits = CHILD_LIMITS,
 ) -> ScoreResult:
-    """Score validation predictions; the operating point of each class is fixed on them.
+    """Score validation predictions; the operating point of each class is fixed on them (rule "": the task type's default).
 
     Raises:
         BadPredictions: the file breaks its contract; says how, and what is valid.
@@ -94,11 +122,10 @@ def score_predictions(
     job = _job(
         "score",
         truth=truth,
-        classes=classes,
+        scheme=scheme,
         metrics=metrics,
         primary=primary,
-        rule=operating_rule,
-        positive_class=positive_class,
+        rule=operating_rule or DEFAULT_RULES[scheme.task_type],
         resamples=resamples if intervals else 0,
         seed=seed,
     )
@@ -110,11 +137,10 @@ def compare(
     refined: Source,
     truth: Truth,
     *,
-    classes: Sequence[str],
+    scheme: Scheme,
     metrics: Sequence[str],
-    operating_rule: str = "youden",
+    operating_rule: str = "",
     operating_points: tuple[Points, Points] | None = None,
-    positive_class: str | None = None,
     resamples: int = RESAMPLES_P,
     seed: int = 0,
     unit: str = "group",
@@ -130,11 +156,10 @@ def compare(
     job = _job(
         "paired",
         truth=truth,
-        classes=classes,
+        scheme=scheme,
         metrics=metrics,
-        rule=operating_rule,
+        rule=operating_rule or DEFAULT_RULES[scheme.task_type],
         thresholds=None if operating_points is None else [_thresholds(points) for points in operating_points],
-        positive_class=positive_class,
         resamples=resamples,
         seed=seed,
         unit=unit,
@@ -147,12 +172,11 @@ def decide(
     incumbent: Source | None,
     truth: Truth,
     *,
-    classes: Sequence[str],
+    scheme: Scheme,
     primary: str,
     guards: Mapping[str, float] | None = None,
     mode: Mode = "guarded",
-    operating_rule: str = "youden",
-    positive_class: str | None = None,
+    operating_rule: str = "",
     alpha: float = acceptance.ALPHA,
     resamples: int = RESAMPLES_P,
     seed: int = 0,
@@ -170,10 +194,9 @@ def decide(
         incumbent,
         predictions,
         truth,
-        classes=classes,
+        scheme=scheme,
         metrics=list(dict.fromkeys([primary, *margins])),
-        operating_rule=operating_rule,
-        positive_class=positive_class,
+        operating_rule=operating_rule or DEFAULT_RULES[scheme.task_type],
         resamples=resamples,
         seed=seed,
         limits=limits,
@@ -187,11 +210,10 @@ def final_scores(
     refined: Source,
     truth: Truth,
     *,
-    classes: Sequence[str],
+    scheme: Scheme,
     metrics: Sequence[str],
     operating_points_initial: Points,
     operating_points_refined: Points,
-    positive_class: str | None = None,
     resamples: int = RESAMPLES_P,
     seed: int = 0,
     unit: str = "group",
@@ -206,10 +228,9 @@ def final_scores(
         initial,
         refined,
         truth,
-        classes=classes,
+        scheme=scheme,
         metrics=metrics,
         operating_points=(operating_points_initial, operating_points_refined),
-        positive_class=positive_class,
         resamples=resamples,
         seed=seed,
         unit=unit,
@@ -217,40 +238,56 @@ def final_scores(
     )
 
 
-def read_probabilities(
+def read_predictions(
     predictions: Source,
-    classes: Sequence[str],
     *,
+    scheme: Scheme,
     expected: Sequence[str] | None = None,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
     limits: ChildLimits = CHILD_LIMITS,
-) -> dict[str, tuple[float, ...]]:
-    """Return the probabilities by case id in the order of the file; `expected` are the ids that must be there, each once.
+) -> dict[str, Prediction]:
+    """Return the predictions by case id: of a classification or segmentation file in its order, of detections in the order of `expected`.
+
+    expected: the ids that must be there, each once; of detections a case without a box is (), and only these ids may occur.
+    sizes: width and height of the image file by case id; a mask of another size is an offence.
 
     Raises:
         BadPredictions, Refusal: as `score_predictions`.
     """
-    job = _job("rows", truth=(), classes=classes, issued=None if expected is None else list(expected))
-    return _run(job, [predictions], limits, dict[str, tuple[float, ...]])
+    issued = None if expected is None else list(expected)
+    job = _job("rows", truth=(), scheme=scheme, issued=issued, sizes=None if sizes is None else dict(sizes))
+    match scheme.task_type:
+        case "classification":
+            return {**_run(job, [predictions], limits, dict[str, Probabilities])}
+        case "detection":
+            return {**_run(job, [predictions], limits, dict[str, Detections])}
+        case "segmentation":
+            return {**_run(job, [predictions], limits, dict[str, Mask])}
 
 
-def probabilities_csv(rows: Mapping[str, Sequence[float]], classes: Sequence[str]) -> bytes:
-    """Write probabilities as a predictions file; what `read_probabilities` returned comes back exactly."""
-    lines = [",".join(["case_id", *(f"p_{name}" for name in classes)])]
-    lines += [",".join([case_id, *(repr(float(value)) for value in row)]) for case_id, row in rows.items()]
-    return ("\n".join(lines) + "\n").encode()
+def read_probabilities(
+    predictions: Source,
+    *,
+    scheme: Scheme,
+    expected: Sequence[str] | None = None,
+    limits: ChildLimits = CHILD_LIMITS,
+) -> dict[str, Probabilities]:
+    """Return the probabilities of a classification file; otherwise as `read_predictions`."""
+    issued = None if expected is None else list(expected)
+    return _run(_job("rows", truth=(), scheme=scheme, issued=issued), [predictions], limits, dict[str, Probabilities])
 
 
 def _job(
     action: str,
     *,
     truth: Truth,
-    classes: Sequence[str],
+    scheme: Scheme,
     metrics: Sequence[str] = (),
     primary: str = "",
     rule: str = "youden",
     thresholds: list[dict[str, float]] | None = None,
     issued: list[str] | None = None,
-    positive_class: str | None = None,
+    sizes: dict[str, tuple[int, int]] | None = None,
     resamples: int = 0,
     seed: int = 0,
     unit: str = "group",
@@ -258,27 +295,22 @@ def _job(
     return {
         "action": action,
         "truth": _truth_rows(truth),
-        "classes": list(classes),
+        "scheme": asdict(scheme),
         "metrics": list(metrics),
         "primary": primary,
         "rule": rule,
         "thresholds": thresholds,
         "issued": issued,
-        "positive_class": positive_class,
+        "sizes": sizes,
         "resamples": resamples,
         "seed": seed,
         "unit": unit,
     }
 
 
-def _truth_rows(truth: Truth) -> list[tuple[str, str, str]]:
-    if not isinstance(truth, Path):
-        return list(truth)
-    with truth.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if list(reader.fieldnames or ()) != ["case_id", "group", "label"]:
-            raise BadInput("A truth file has the columns case_id, group, label.")
-        return [(row["case_id"], row["group"] or "", row["label"] or "") for row in reader]
+def _truth_rows(truth: Truth) -> list[list[object]]:
+    cases = read_truth(truth) if isinstance(truth, Path) else truth
+    return [[*case[:-1], dict(case.attributes)] for case in cases]
 
 
 def _thresholds(points: Points) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clinloop.scoring.classification import OperatingPoint, resolve
+from clinloop.scoring.metrics import OperatingPoint, Scheme, resolve
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -225,21 +225,21 @@ _EVALUATORS: Mapping[str, Callable[[Weighting, int], Floats]] = {
 }
 
 
-def evaluate(names: Sequence[str], classes: Sequence[str], cases: Cases, counts: Floats) -> Floats:
+def evaluate(names: Sequence[str], scheme: Scheme, cases: Cases, counts: Floats) -> Floats:
     """Return metrics (M, B) under the weightings `counts` (G, B); NaN where undefined.
 
     Raises:
-        BadInput: a name is no metric of these classes.
+        BadInput: a name is no metric of the scheme.
     """
     weighting = Weighting(cases, counts)
-    resolved = [resolve(name, classes) for name in names]
+    resolved = [resolve(name, scheme) for name in names]
     values = [_EVALUATORS[metric.name](weighting, -1 if index is None else index) for metric, index in resolved]
     return np.stack(values) if values else np.empty((0, counts.shape[1]))
 
 
-def evaluate_once(names: Sequence[str], classes: Sequence[str], cases: Cases) -> Floats:
+def evaluate_once(names: Sequence[str], scheme: Scheme, cases: Cases) -> Floats:
     """Return metrics (M,) of the cases as they are."""
-    return evaluate(names, classes, cases, np.ones((cases.n_groups, 1)))[:, 0]
+    return evaluate(names, scheme, cases, np.ones((cases.n_groups, 1)))[:, 0]
 
 
 def confusion(cases: Cases) -> list[list[int]]:

@@ -96,7 +96,10 @@ def make_evidence(seed: int = 7, cases: int = 320) -> Evidence:
         writer.writerows([case, *(f"{value:.9f}" for value in row)] for case, row in zip(ids, values, strict=True))
         return text.getvalue().encode()
 
-    truth = truth_csv((case, f"lesion-{group}", CLASSES[k]) for case, group, k in zip(ids, groups, labels, strict=True))
+    truth = truth_csv(
+        service.TruthCase(case, f"lesion-{group}", CLASSES[k])
+        for case, group, k in zip(ids, groups, labels, strict=True)
+    )
     return Evidence(truth=truth, initial=predictions(1.4), refined=predictions(2.3))
 
 
@@ -167,8 +170,8 @@ def make_ledger(evidence: Evidence, runs: tuple[RunSummary, ...], spec_sha256: s
     return book
 
 
-def read_truth(evidence: Evidence) -> list[tuple[str, str, str]]:
-    return [tuple(row.split(",")) for row in evidence.truth.decode().splitlines()[1:]]
+def read_truth(evidence: Evidence) -> list[service.TruthCase]:
+    return service.read_truth(evidence.truth)
 
 
 def estimate(value: float, half: float) -> Estimate:
@@ -323,7 +326,7 @@ def scored_data(evidence: Evidence) -> ReportData:
         evidence.initial,
         evidence.refined,
         read_truth(evidence),
-        classes=CLASSES,
+        scheme=service.Scheme(tuple(CLASSES)),
         metrics=["macro_auc", "f1", "brier", "auc_MEL", "sensitivity_MEL", "specificity_MEL"],
         operating_points_initial={"MEL": {"threshold": points["initial"]}},
         operating_points_refined={"MEL": {"threshold": points["refined"]}},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clinloop.report.data import Evidence, ReportData, truth_csv
-from clinloop.report.evidence import confusion, read_rows
+from clinloop.report.evidence import confusion
 from clinloop.report.write import write_report
 from clinloop.scoring import service
 
@@ -52,27 +52,35 @@ def test_report_that_cannot_be_drawn_leaves_the_old_one(data: ReportData, eviden
 
 def test_groups_of_the_evidence_carry_new_names_in_the_old_order() -> None:
     written = truth_csv(
-        [("b2", "patient-77", "x"), ("a1", "patient-9", "y"), ("c3", "patient-77", 'q"r'), ("d4", "", "x")]
+        [
+            service.TruthCase("b2", "patient-77", "x"),
+            service.TruthCase("a1", "patient-9", "y"),
+            service.TruthCase("c3", "patient-77", 'q"r'),
+            service.TruthCase("d4", "", "x"),
+        ]
     )
     assert written == b'case_id,group,label\na1,g000002,y\nb2,g000001,x\nc3,g000001,"q""r"\nd4,g000000,x\n'
 
 
 def test_evidence_gives_the_very_intervals_of_the_cases_it_was_written_from() -> None:
     rng = np.random.default_rng(0)
-    cases = [(f"{value:04x}", f"lesion-{value % 17}" if value % 3 else "", "ab"[value % 2]) for value in range(60)]
+    cases = [
+        service.TruthCase(f"{value:04x}", f"lesion-{value % 17}" if value % 3 else "", "ab"[value % 2])
+        for value in range(60)
+    ]
     tables = {
         model: service.probabilities_csv(
-            {case: (p, 1 - p) for (case, _, _), p in zip(cases, rng.random(60), strict=True)}, "ab"
+            {case.case_id: (p, 1 - p) for case, p in zip(cases, rng.random(60), strict=True)}, "ab"
         )
         for model in ("initial", "refined")
     }
-    truths = [rng.permutation(cases).tolist(), read_rows(truth_csv(cases))]
+    truths = [[cases[place] for place in rng.permutation(60)], service.read_truth(truth_csv(cases))]
     first, second = (
         service.final_scores(
             tables["initial"],
             tables["refined"],
-            [tuple(row.values()) if isinstance(row, dict) else tuple(row) for row in truth],
-            classes="ab",
+            truth,
+            scheme=service.Scheme(("a", "b")),
             metrics=["auc_a", "brier"],
             operating_points_initial={},
             operating_points_refined={},

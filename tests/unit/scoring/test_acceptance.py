@@ -10,6 +10,7 @@ import pytest
 from clinloop.errors import BadInput
 from clinloop.scoring.acceptance import Mode, decide
 from clinloop.scoring.bootstrap import bootstrap, p_of_gain
+from clinloop.scoring.metrics import Scheme
 from clinloop.scoring.results import Estimate, PairedMetric
 from clinloop.scoring.weighted import Cases, evaluate_once
 
@@ -116,8 +117,8 @@ def test_pure_noise_is_rarely_accepted_in_guarded_mode_and_half_the_time_on_pape
                     thresholds=np.full(2, np.nan),
                 )
             )
-        old, new = (float(evaluate_once(["macro_auc"], ["a", "b"], model)[0]) for model in models)
-        drawn = bootstrap(["macro_auc"], ["a", "b"], models, resamples=200, seed=seed)[:, 0]
+        old, new = (float(evaluate_once(["macro_auc"], Scheme(("a", "b")), model)[0]) for model in models)
+        drawn = bootstrap(["macro_auc"], Scheme(("a", "b")), models, resamples=200, seed=seed)[:, 0]
         compared = pair(old, new, p=p_of_gain(drawn[1] - drawn[0]))
         for mode in ("paper", "guarded"):
             accepted[mode] += decide(mode, compared).accepted

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from clinloop.scoring.bootstrap import bootstrap, draw_counts, interval, p_of_gain, p_two_sided
+from clinloop.scoring.metrics import Scheme
 from clinloop.scoring.weighted import Cases, evaluate_once
 
 CLASSES = ["no", "yes"]
+SCHEME = Scheme(tuple(CLASSES))
 
 
 def binary(scores: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> Cases:
@@ -48,19 +50,19 @@ def test_groups_are_drawn_equally_often() -> None:
 
 def test_metrics_of_resamples_are_deterministic_and_paired() -> None:
     cases = patients(np.random.default_rng(0), n=40, images=2, models=1)[0]
-    first = bootstrap(["auc_yes", "accuracy"], CLASSES, [cases, cases], resamples=300, seed=1)
-    second = bootstrap(["auc_yes", "accuracy"], CLASSES, [cases, cases], resamples=300, seed=1)
+    first = bootstrap(["auc_yes", "accuracy"], SCHEME, [cases, cases], resamples=300, seed=1)
+    second = bootstrap(["auc_yes", "accuracy"], SCHEME, [cases, cases], resamples=300, seed=1)
     assert first.shape == (2, 2, 300)
     assert (first == second).all()
     assert (first[0] == first[1]).all()
-    assert (bootstrap(["auc_yes"], CLASSES, [cases], resamples=300, seed=2)[0] != first[0, :1]).any()
+    assert (bootstrap(["auc_yes"], SCHEME, [cases], resamples=300, seed=2)[0] != first[0, :1]).any()
 
 
 def test_models_of_other_groups_are_no_pair() -> None:
     random = np.random.default_rng(0)
     one, other = patients(random, n=10, images=2, models=1)[0], patients(random, n=12, images=2, models=1)[0]
     with pytest.raises(ValueError, match="share their groups"):
-        bootstrap(["accuracy"], CLASSES, [one, other], resamples=2, seed=0)
+        bootstrap(["accuracy"], SCHEME, [one, other], resamples=2, seed=0)
 
 
 def test_the_interval_covers_the_true_auc_when_images_of_a_patient_resemble_each_other() -> None:
@@ -71,7 +73,7 @@ def test_the_interval_covers_the_true_auc_when_images_of_a_patient_resemble_each
         cases = patients(random, n=80, images=4, models=1)[0]
         apart = binary(np.log(cases.probabilities[:, 1] / cases.probabilities[:, 0]), cases.truth, np.arange(320))
         for kind, sample in (("groups", cases), ("cases", apart)):
-            limits = interval(bootstrap(["auc_yes"], CLASSES, [sample], resamples=300, seed=seed)[0, 0])
+            limits = interval(bootstrap(["auc_yes"], SCHEME, [sample], resamples=300, seed=seed)[0, 0])
             assert limits is not None
             covered[kind] += limits.low <= true_auc <= limits.high
     # 95 % nominal; 200 simulations have a standard error of 1.5 points. Resampling images instead of patients fails.
@@ -85,7 +87,7 @@ def test_p_values_are_about_uniform_when_two_models_are_equally_good() -> None:
     one_sided: list[float] = []
     for seed in range(250):
         pair = patients(random, n=80, images=2, models=2)
-        drawn = bootstrap(["auc_yes"], CLASSES, pair, resamples=300, seed=seed)[:, 0]
+        drawn = bootstrap(["auc_yes"], SCHEME, pair, resamples=300, seed=seed)[:, 0]
         two_sided.append(p_two_sided(drawn[1] - drawn[0]) or 0.0)
         one_sided.append(p_of_gain(drawn[1] - drawn[0]) or 0.0)
     for values in (np.array(two_sided), np.array(one_sided)):
@@ -125,6 +127,6 @@ def test_a_rare_class_makes_some_resamples_undefined() -> None:
     truth = np.zeros(50, dtype=int)
     truth[0] = 1
     cases = binary(np.random.default_rng(0).normal(size=50), truth, np.arange(50))
-    drawn = bootstrap(["auc_yes"], CLASSES, [cases], resamples=2000, seed=0)[0, 0]
+    drawn = bootstrap(["auc_yes"], SCHEME, [cases], resamples=2000, seed=0)[0, 0]
     assert np.isnan(drawn).mean() == pytest.approx(math.exp(-1), abs=0.05)
-    assert np.nanmean(drawn) == pytest.approx(evaluate_once(["auc_yes"], CLASSES, cases)[0], abs=0.02)
+    assert np.nanmean(drawn) == pytest.approx(evaluate_once(["auc_yes"], SCHEME, cases)[0], abs=0.02)

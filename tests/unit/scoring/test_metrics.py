@@ -9,12 +9,13 @@ import pytest
 from sklearn import metrics as oracle
 
 from clinloop.errors import BadInput
-from clinloop.scoring.classification import METRICS, is_higher_better, parse_rule, resolve, title
+from clinloop.scoring.metrics import METRICS, Scheme, is_higher_better, metrics_of, parse_rule, resolve, title
 from clinloop.scoring.operating import fix_operating_point, fix_operating_points
 from clinloop.scoring.weighted import Cases, confusion, evaluate, evaluate_once, thresholds_of
 
 CLASSES = ["A", "B", "C_x"]
-NAMES = [metric.of("B") if metric.per_class else metric.name for metric in METRICS]
+SCHEME = Scheme(tuple(CLASSES))
+NAMES = [metric.of("B") if metric.per_class else metric.name for metric in metrics_of(SCHEME)]
 
 
 def make_cases(
@@ -69,7 +70,7 @@ ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def test_every_metric_has_an_oracle_a_title_and_a_stated_undefined_case() -> None:
-    assert set(ORACLES) == {metric.name for metric in METRICS}
+    assert set(ORACLES) == {metric.name for metric in metrics_of(SCHEME)}
     for metric in METRICS:
         assert metric.title
         assert metric.undefined
@@ -81,8 +82,8 @@ def test_every_metric_has_an_oracle_a_title_and_a_stated_undefined_case() -> Non
 def test_a_metric_equals_scikit_learn(name: str, ties: bool) -> None:
     for seed in range(10):
         cases = make_cases(seed, ties=ties)
-        expected = ORACLES[resolve(name, CLASSES).metric.name](cases.truth, cases.probabilities)
-        assert evaluate_once([name], CLASSES, cases)[0] == pytest.approx(expected, abs=1e-12)
+        expected = ORACLES[resolve(name, SCHEME).metric.name](cases.truth, cases.probabilities)
+        assert evaluate_once([name], SCHEME, cases)[0] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,8 +91,8 @@ def test_a_metric_equals_scikit_learn(name: str, ties: bool) -> None:
 def test_a_weighting_equals_physically_repeated_cases(name: str, ties: bool) -> None:
     cases = make_cases(1, ties=ties)
     counts = np.random.default_rng(2).integers(0, 4, (cases.n_groups, 20))
-    weighted = evaluate([name], CLASSES, cases, counts.astype(np.float64))[0]
-    physical = [evaluate_once([name], CLASSES, repeated(cases, column))[0] for column in counts.T]
+    weighted = evaluate([name], SCHEME, cases, counts.astype(np.float64))[0]
+    physical = [evaluate_once([name], SCHEME, repeated(cases, column))[0] for column in counts.T]
     np.testing.assert_allclose(weighted, physical, rtol=0, atol=1e-12)
     assert len(set(physical)) > 1
 
@@ -99,9 +100,9 @@ def test_a_weighting_equals_physically_repeated_cases(name: str, ties: bool) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_metric_is_undefined_without_cases_and_never_zero(name: str) -> None:
     cases = make_cases(0)
-    assert np.isnan(evaluate([name], CLASSES, cases, np.zeros((cases.n_groups, 3)))).all()
+    assert np.isnan(evaluate([name], SCHEME, cases, np.zeros((cases.n_groups, 3)))).all()
     empty = repeated(cases, np.zeros(cases.n_groups, dtype=int))
-    assert np.isnan(evaluate([name], CLASSES, empty, np.zeros((0, 2)))).all()
+    assert np.isnan(evaluate([name], SCHEME, empty, np.zeros((0, 2)))).all()
 
 
 def test_with_one_class_only_curves_are_undefined_and_the_rest_is_defined() -> None:
@@ -113,7 +114,7 @@ def test_with_one_class_only_curves_are_undefined_and_the_rest_is_defined() -> N
         n_groups=cases.n_groups,
         thresholds=cases.thresholds,
     )
-    values = dict(zip(NAMES, evaluate_once(NAMES, CLASSES, single), strict=True))
+    values = dict(zip(NAMES, evaluate_once(NAMES, SCHEME, single), strict=True))
     undefined = {name for name, value in values.items() if np.isnan(value)}
     assert undefined == {"macro_auc", "auc_B", "specificity_B", "sens_at_spec80_B"}
     assert values["balanced_accuracy"] == values["accuracy"]
@@ -129,14 +130,14 @@ def test_macro_metrics_leave_out_a_class_without_cases() -> None:
         n_groups=cases.n_groups,
         thresholds=cases.thresholds,
     )
-    macro, first, second, third = evaluate_once(["macro_auc", "auc_A", "auc_B", "auc_C_x"], CLASSES, without)
+    macro, first, second, third = evaluate_once(["macro_auc", "auc_A", "auc_B", "auc_C_x"], SCHEME, without)
     assert np.isnan(third)
     assert macro == pytest.approx((first + second) / 2)
 
 
 def test_a_class_without_an_operating_point_has_no_sensitivity() -> None:
     cases = make_cases(0, thresholds=(0.3, np.nan, 0.5))
-    values = evaluate_once(["sensitivity_B", "specificity_B", "sensitivity_A"], CLASSES, cases)
+    values = evaluate_once(["sensitivity_B", "specificity_B", "sensitivity_A"], SCHEME, cases)
     assert np.isnan(values[:2]).all()
     assert values[2] > 0
 
@@ -154,7 +155,7 @@ def test_two_classes_are_decided_by_the_operating_point_of_the_positive_one() ->
             thresholds=np.array([np.nan, 0.4]),
             positive=positive_class,
         )
-        return float(evaluate_once(["accuracy"], ["no", "yes"], cases)[0])
+        return float(evaluate_once(["accuracy"], Scheme(("no", "yes")), cases)[0])
 
     assert accuracy(None) == 0.75
     assert accuracy(1) == 1.0
@@ -169,13 +170,13 @@ def test_the_confusion_matrix_equals_scikit_learn() -> None:
 def test_an_unknown_metric_lists_what_is_valid() -> None:
     for name in ("auroc", "auc_MEL", "auc", "f1_", "AUC_A", "macro_auc_A"):
         with pytest.raises(BadInput, match=r"macro_auc, auc_<class>, f1, .*one of A, B, C_x"):
-            resolve(name, CLASSES)
+            resolve(name, SCHEME)
 
 
 def test_names_resolve_to_metric_and_class() -> None:
-    assert resolve("sens_at_spec80_C_x", CLASSES).class_index == 2
-    assert resolve("f1", CLASSES).class_index is None
-    assert title("auc_B", CLASSES).startswith("B: AUC")
+    assert resolve("sens_at_spec80_C_x", SCHEME).place == 2
+    assert resolve("f1", SCHEME).place is None
+    assert title("auc_B", SCHEME).startswith("B: AUC")
     assert not is_higher_better("brier")
     assert is_higher_better("auc_anything")
     with pytest.raises(BadInput):

@@ -7,7 +7,9 @@ import time
 import pytest
 
 from clinloop.errors import BadPredictions
-from clinloop.scoring.parse import MAX_BYTES, max_bytes, parse_predictions
+from clinloop.scoring.metrics import Scheme
+from clinloop.scoring.parse import parse_predictions
+from clinloop.scoring.predictions import MAX_BYTES, max_submission_bytes
 
 CLASSES = ["MEL", "NV"]
 HEADER = b"case_id,p_MEL,p_NV\n"
@@ -160,6 +162,6 @@ def test_a_huge_line_is_refused_without_being_parsed() -> None:
 
 
 def test_a_file_larger_than_its_cases_need_is_refused() -> None:
-    assert max_bytes(len(ISSUED), 2) < 2_000
-    assert max_bytes(10**9, 2) == MAX_BYTES
+    assert max_submission_bytes(Scheme(("MEL", "NV")), len(ISSUED)) < 2_000
+    assert max_submission_bytes(Scheme(("MEL", "NV")), 10**9) == MAX_BYTES
     assert "bytes" in refusal(file_with(*ROWS) + b"\n" * 2_000)

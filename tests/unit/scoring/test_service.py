@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,25 @@ import pytest
 
 from clinloop.errors import BadInput, BadPredictions, Refusal
 from clinloop.scoring import service
-from clinloop.scoring.classification import METRICS
-from clinloop.scoring.service import ChildLimits
+from clinloop.scoring.metrics import metrics_of
+from clinloop.scoring.service import ChildLimits, Scheme, TruthCase
 
 CLASSES = ["MEL", "NV", "BCC"]
-ALL = [metric.of("MEL") if metric.per_class else metric.name for metric in METRICS]
-TruthRows = list[tuple[str, str, str]]
+SCHEME = Scheme(tuple(CLASSES))
+ALL = [metric.of("MEL") if metric.per_class else metric.name for metric in metrics_of(SCHEME)]
+TruthRows = list[TruthCase]
 
 
 @pytest.fixture(scope="module")
 def truth() -> TruthRows:
     random = np.random.default_rng(0)
-    return [(f"c{index:011x}", f"g{index // 2}", CLASSES[random.integers(0, 3)]) for index in range(120)]
+    return [TruthCase(f"c{index:011x}", f"g{index // 2}", CLASSES[random.integers(0, 3)]) for index in range(120)]
 
 
 def predict(truth: TruthRows, *, skill: float, seed: int = 1) -> bytes:
     random = np.random.default_rng(seed)
     rows: dict[str, list[float]] = {}
-    for case_id, _, label in truth:
+    for case_id, _, label, *_ in truth:
         scores = random.random(3)
         scores[CLASSES.index(label)] += skill
         rows[case_id] = list(scores / scores.sum())
@@ -42,8 +44,8 @@ def predict(truth: TruthRows, *, skill: float, seed: int = 1) -> bytes:
 @pytest.fixture
 def score(truth: TruthRows) -> Callable[..., service.ScoreResult]:
     def call(predictions: Path | bytes, **options: object) -> service.ScoreResult:
-        settings: dict[str, object] = {"metrics": ["macro_auc"], "intervals": False, **options}
-        return service.score_predictions(predictions, truth, classes=CLASSES, primary="macro_auc", **settings)  # pyright: ignore[reportArgumentType]
+        settings: dict[str, object] = {"metrics": ["macro_auc"], "intervals": False, "scheme": SCHEME, **options}
+        return service.score_predictions(predictions, truth, primary="macro_auc", **settings)  # pyright: ignore[reportArgumentType]
 
     return call
 
@@ -51,11 +53,13 @@ def score(truth: TruthRows) -> Callable[..., service.ScoreResult]:
 def test_a_score_has_everything_that_a_run_records(truth: TruthRows, tmp_path: Path) -> None:
     file, truth_file = tmp_path / "predictions.csv", tmp_path / "val_truth.csv"
     file.write_bytes(predict(truth, skill=0.5))
-    truth_file.write_text("case_id,group,label\n" + "".join(",".join(row) + "\n" for row in truth), encoding="utf-8")
+    truth_file.write_text(
+        "case_id,group,label\n" + "".join(",".join(row[:3]) + "\n" for row in truth), encoding="utf-8"
+    )
     result = service.score_predictions(
         file,
         truth_file,
-        classes=CLASSES,
+        scheme=SCHEME,
         metrics=ALL,
         primary="macro_auc",
         operating_rule="sensitivity>=0.9",
@@ -70,7 +74,7 @@ def test_a_score_has_everything_that_a_run_records(truth: TruthRows, tmp_path: P
         assert estimate.low <= estimate.value <= estimate.high
     assert result.primary == result.metrics["macro_auc"].value
     assert result.operating_points["MEL"].sensitivity >= 0.9
-    assert [row.n for row in result.per_class] == [sum(label == name for _, _, label in truth) for name in CLASSES]
+    assert [row.n for row in result.per_class] == [sum(case.label == name for case in truth) for name in CLASSES]
     assert result.per_class[0].sensitivity == result.metrics["sensitivity_MEL"].value
     assert sum(map(sum, result.confusion)) == result.n == 120
     assert (result.groups, result.resamples, result.seed) == (60, 200, 7)
@@ -87,7 +91,7 @@ def test_the_same_seed_gives_the_same_result(truth: TruthRows, score: Callable[.
 def test_few_groups_and_absent_classes_are_said(truth: TruthRows) -> None:
     few = [row for row in truth if row[2] != "BCC"][:20]
     result = service.score_predictions(
-        predict(few, skill=0.4), few, classes=CLASSES, metrics=["auc_BCC"], primary="macro_auc", resamples=50
+        predict(few, skill=0.4), few, scheme=SCHEME, metrics=["auc_BCC"], primary="macro_auc", resamples=50
     )
     assert result.metrics["auc_BCC"] == service.Estimate(None)
     assert "BCC" not in result.operating_points
@@ -96,22 +100,22 @@ def test_few_groups_and_absent_classes_are_said(truth: TruthRows) -> None:
 
 
 def test_one_group_has_no_interval(truth: TruthRows) -> None:
-    one = [(case_id, "g", label) for case_id, _, label in truth]
+    one = [case._replace(group="g") for case in truth]
     result = service.score_predictions(
-        predict(one, skill=0.4), one, classes=CLASSES, metrics=[], primary="macro_auc", resamples=50
+        predict(one, skill=0.4), one, scheme=SCHEME, metrics=[], primary="macro_auc", resamples=50
     )
     assert result.metrics["macro_auc"].value is not None
     assert (result.metrics["macro_auc"].low, result.resamples) == (None, 0)
     pairs = service.compare(
-        predict(one, skill=0.1), predict(one, skill=0.4), one, classes=CLASSES, metrics=["macro_auc"], resamples=50
+        predict(one, skill=0.1), predict(one, skill=0.4), one, scheme=SCHEME, metrics=["macro_auc"], resamples=50
     )
     assert (pairs[0].p, pairs[0].p_gain, pairs[0].difference.low) == (None, None, None)
 
 
 def test_cases_without_a_group_are_groups_of_their_own(truth: TruthRows) -> None:
-    alone = [(case_id, "", label) for case_id, _, label in truth]
+    alone = [case._replace(group="") for case in truth]
     result = service.score_predictions(
-        predict(alone, skill=0.4), alone, classes=CLASSES, metrics=[], primary="f1", intervals=False
+        predict(alone, skill=0.4), alone, scheme=SCHEME, metrics=[], primary="f1", intervals=False
     )
     assert result.groups == 120
 
@@ -124,7 +128,7 @@ def test_a_better_run_is_accepted_and_a_copy_is_not(truth: TruthRows) -> None:
             run,
             incumbent,
             truth,
-            classes=CLASSES,
+            scheme=SCHEME,
             primary="macro_auc",
             resamples=300,
             **options,  # pyright: ignore[reportArgumentType]
@@ -143,7 +147,7 @@ def test_final_scores_use_the_given_operating_points_and_fix_none(truth: TruthRo
         initial,
         refined,
         truth,
-        classes=CLASSES,
+        scheme=SCHEME,
         metrics=["sensitivity_MEL", "sensitivity_NV", "macro_auc"],
         operating_points_initial={"MEL": point},
         operating_points_refined={"MEL": point | {"threshold": 1.1}},
@@ -164,8 +168,8 @@ def test_final_scores_use_the_given_operating_points_and_fix_none(truth: TruthRo
 
 def test_probabilities_come_back_exactly(truth: TruthRows) -> None:
     data = predict(truth, skill=0.5)
-    rows = service.read_probabilities(data, CLASSES, expected=[case_id for case_id, _, _ in truth])
-    assert service.probabilities_csv(rows, CLASSES) == data
+    rows = service.read_predictions(data, scheme=SCHEME, expected=[case.case_id for case in truth])
+    assert service.predictions_bytes(rows, SCHEME) == data
 
 
 def test_offences_and_unknown_names_arrive_as_what_they_are(
@@ -179,14 +183,14 @@ def test_offences_and_unknown_names_arrive_as_what_they_are(
     with pytest.raises(BadInput, match="Unknown operating-point rule"):
         score(data, operating_rule="best")
     with pytest.raises(BadInput, match="positive_class"):
-        score(data, positive_class="SCC")
+        score(data, scheme=replace(SCHEME, positive="SCC"))
 
 
 def test_a_bad_truth_is_refused_without_its_labels(truth: TruthRows) -> None:
-    for wrong in ([], [(truth[0][0], "g", "UNK")], [truth[0], truth[0]]):
+    for wrong in ([], [truth[0]._replace(label="UNK")], [truth[0], truth[0]]):
         with pytest.raises(BadInput) as caught:
             service.score_predictions(
-                predict(truth[:1], skill=0.5), wrong, classes=CLASSES, metrics=[], primary="macro_auc"
+                predict(truth[:1], skill=0.5), wrong, scheme=SCHEME, metrics=[], primary="macro_auc"
             )
         assert "UNK" not in str(caught.value)
 
@@ -226,7 +230,7 @@ def test_a_file_that_is_not_a_plain_small_file_is_refused_at_once(
         score(hostile)
     assert str(hostile) not in str(caught.value)
     with pytest.raises(BadPredictions):
-        service.read_probabilities(hostile, CLASSES)
+        service.read_predictions(hostile, scheme=SCHEME)
     assert time.monotonic() - started < 20
 
 
@@ -253,7 +257,7 @@ def test_a_scoring_process_that_dies_is_reported(truth: TruthRows, score: Callab
 
 def test_the_server_side_imports_neither_numpy_nor_scikit_learn() -> None:
     code = (
-        "import sys, clinloop.scoring.service, clinloop.scoring.classification;"
+        "import sys, clinloop.scoring.service, clinloop.scoring.metrics;"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'numpy', 'sklearn', 'scipy', 'torch'}))"
     )
     ended = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)

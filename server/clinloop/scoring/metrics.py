@@ -1,0 +1,337 @@
+"""The metrics: what each is called, means and needs, and what a task's names and predictions refer to. The numbers are computed elsewhere.
+
+This module is free of numpy, so that a server can check a spec without loading it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from clinloop.errors import BadInput
+
+Direction = Literal["higher", "lower"]
+TaskType = Literal["classification", "detection", "segmentation"]
+DEFAULT_RULES: Mapping[TaskType, str] = MappingProxyType(
+    {"classification": "youden", "detection": "max_f1", "segmentation": "youden"}
+)
+"""The operating rule of a task that names none."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What the predictions of a task and the names of its metrics mean."""
+
+    classes: tuple[str, ...]
+    """Image-level classes; the columns of classification predictions, in this order."""
+    task_type: TaskType = "classification"
+    targets: tuple[str, ...] = ()
+    """What boxes or masks show; boxes refer to it by position. Masks have one target."""
+    positive: str = ""
+    """Class whose operating point decides between two classes; "" = the most probable class is decided."""
+    confounders: tuple[str, ...] = ()
+    """Attributes of the truth that a confounder metric may name."""
+
+    @property
+    def positive_index(self) -> int | None:
+        """Position of the class that confounder metrics take as positive: the declared one, else the second of two; None otherwise."""
+        if self.positive in self.classes:
+            return self.classes.index(self.positive)
+        return 1 if len(self.classes) == 2 else None
+
+    @property
+    def detected(self) -> str:
+        """What the operating point of a detection task is called after: its one target, or "any target"."""
+        return self.targets[0] if len(self.targets) == 1 else "any target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric, or one family of metrics that takes a class or a confounder and is called `<family>_<class>` or `<family>_<confounder>`."""
+
+    name: str
+    """As an agent writes it; a family ends in `_<class>` or `_<confounder>`."""
+    title: str
+    undefined: str
+    """When there is no value: then it is None, never 0."""
+    task_type: TaskType = "classification"
+    direction: Direction = "higher"
+    low: float = 0.0
+    high: float = 1.0
+    unit: str = ""
+    needs_operating_point: bool = False
+
+    @property
+    def per_class(self) -> bool:
+        """Whether the name is completed by a class."""
+        return self.name.endswith("_<class>")
+
+    @property
+    def per_confounder(self) -> bool:
+        """Whether the name is completed by a confounder."""
+        return self.name.endswith("_<confounder>")
+
+    @property
+    def family(self) -> str:
+        """The name without what completes it, the underscore included."""
+        return self.name.removesuffix("<class>").removesuffix("<confounder>")
+
+    def of(self, name: str) -> str:
+        """Return the full name of a family member."""
+        return self.family + name
+
+    def members(self, scheme: Scheme) -> Sequence[str]:
+        """Return what may complete the name; nothing for a metric that stands alone."""
+        if self.per_confounder:
+            return scheme.confounders if len(scheme.classes) == 2 else ()
+        return scheme.classes if self.per_class else ()
+
+
+# "Decided class": the class with the largest probability (the first of equals). Two classes of which one is declared positive are decided
+# by the operating point of the positive class instead.
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        name="macro_auc",
+        title="Macro AUC (mean of the one-vs-rest ROC AUCs)",
+        undefined="classes without a case, or without a case of another class, are left out; None if none remains",
+    ),
+    Metric(
+        name="auc_<class>",
+        title="AUC (one-vs-rest, ties by midranks)",
+        undefined="no case of the class, or none of another class",
+    ),
+    Metric(
+        name="f1",
+        title="Macro F1 of the decided classes",
+        undefined="classes with neither a case nor a decision are left out; None if none remains",
+    ),
+    Metric(
+        name="f1_<class>",
+        title="F1 of the decided class",
+        undefined="neither a case of the class nor a decision for it",
+    ),
+    Metric(
+        name="sensitivity_<class>",
+        title="Sensitivity at the operating point fixed on validation",
+        undefined="no case of the class, or no operating point could be fixed",
+        needs_operating_point=True,
+    ),
+    Metric(
+        name="specificity_<class>",
+        title="Specificity at the operating point fixed on validation",
+        undefined="no case of another class, or no operating point could be fixed",
+        needs_operating_point=True,
+    ),
+    Metric(
+        name="sens_at_spec80_<class>",
+        title="Sensitivity at 80 % specificity (point of the ROC curve, not an operating point)",
+        undefined="no case of the class, or none of another class",
+    ),
+    Metric(
+        name="balanced_accuracy",
+        title="Balanced accuracy (mean recall of the decided classes)",
+        undefined="classes without a case are left out; None if none remains",
+    ),
+    Metric(name="accuracy", title="Accuracy of the decided classes", undefined="no case"),
+    Metric(
+        name="brier",
+        title="Brier score (half the squared distance to the truth, mean over cases)",
+        direction="lower",
+        undefined="no case",
+    ),
+    # Confounder metrics: two classes; "positive" is the positive class, a case has the confounder where its value is at least 0.5, and
+    # cases whose value is missing are left out.
+    Metric(
+        name="conflict_auc_<confounder>",
+        title="AUC of positives without the confounder against negatives with it",
+        undefined="no positive case without the confounder, or no negative case with it",
+    ),
+    Metric(
+        name="partial_r_<confounder>",
+        title="Absolute correlation of the positive probability with the confounder, given the label",
+        direction="lower",
+        undefined="within the labels, the probability or the confounder does not vary",
+    ),
+    Metric(
+        name="raw_r_<confounder>",
+        title="Absolute correlation of the positive probability with the confounder",
+        direction="lower",
+        undefined="the probability or the confounder does not vary",
+    ),
+    Metric(
+        name="fp_share_<confounder>",
+        title="Share of the false positives at the operating point that have the confounder",
+        direction="lower",
+        undefined="no false positive, or no operating point could be fixed",
+        needs_operating_point=True,
+    ),
+    # Detection: boxes are matched as COCO does, at most 100 a case; means are over the targets that have a box.
+    Metric(
+        name="ap50",
+        task_type="detection",
+        title="Average precision of boxes at IoU 0.5 (COCO, 101 points)",
+        undefined="no box in the truth",
+    ),
+    Metric(
+        name="ap50_95",
+        task_type="detection",
+        title="Average precision of boxes, mean over IoU 0.5 to 0.95 (COCO, 101 points)",
+        undefined="no box in the truth",
+    ),
+    Metric(
+        name="precision",
+        task_type="detection",
+        title="Precision of boxes (IoU at least 0.5) at the operating point fixed on validation",
+        undefined="no predicted box at the operating point, or no operating point could be fixed",
+        needs_operating_point=True,
+    ),
+    Metric(
+        name="recall",
+        task_type="detection",
+        title="Recall of boxes (IoU at least 0.5) at the operating point fixed on validation",
+        undefined="no box in the truth, or no operating point could be fixed",
+        needs_operating_point=True,
+    ),
+    Metric(
+        name="f1",
+        task_type="detection",
+        title="F1 of boxes (IoU at least 0.5) at the operating point fixed on validation",
+        undefined="neither a box in the truth nor a predicted one, or no operating point could be fixed",
+        needs_operating_point=True,
+    ),
+    Metric(
+        name="image_auc",
+        task_type="detection",
+        title="AUC of images with a box against images without, by the best score in the image",
+        undefined="no image with a box, or none without",
+    ),
+    Metric(
+        name="dice",
+        task_type="segmentation",
+        title="Dice coefficient (mean over the images that have the target)",
+        undefined="no image has the target",
+    ),
+    Metric(
+        name="iou",
+        task_type="segmentation",
+        title="Intersection over union (mean over the images that have the target)",
+        undefined="no image has the target",
+    ),
+    Metric(
+        name="image_sensitivity",
+        task_type="segmentation",
+        title="Share of the images with the target in which a pixel is predicted",
+        undefined="no image has the target",
+    ),
+    Metric(
+        name="image_specificity",
+        task_type="segmentation",
+        title="Share of the images without the target in which no pixel is predicted",
+        undefined="every image has the target",
+    ),
+)
+
+
+class Resolved(NamedTuple):
+    """A metric name of a spec, understood."""
+
+    metric: Metric
+    place: int | None
+    """Position of the class or the confounder in the scheme; None for a metric that stands alone."""
+
+
+def metrics_of(scheme: Scheme) -> list[Metric]:
+    """Return the metrics that a task can name."""
+    return [
+        metric
+        for metric in METRICS
+        if metric.task_type == scheme.task_type and (not metric.per_confounder or metric.members(scheme))
+    ]
+
+
+def resolve(name: str, scheme: Scheme) -> Resolved:
+    """Find the metric that a name means in a scheme.
+
+    Raises:
+        BadInput: no such metric; lists the valid names.
+    """
+    valid = metrics_of(scheme)
+    for metric in valid:
+        if name == metric.name and not (metric.per_class or metric.per_confounder):
+            return Resolved(metric, None)
+        for index, member in enumerate(metric.members(scheme)):
+            if name == metric.of(member):
+                return Resolved(metric, index)
+    listed = f"Unknown metric {name[:80]!r}; valid are {', '.join(metric.name for metric in valid)}"
+    if any(metric.per_class for metric in valid):
+        listed += f", with <class> one of {_shown(scheme.classes)}"
+    if any(metric.per_confounder for metric in valid):
+        listed += f", with <confounder> one of {_shown(scheme.confounders)}"
+    raise BadInput(f"{listed}.")
+
+
+def title(name: str, scheme: Scheme) -> str:
+    """Return the title of a metric name for people, with its class or confounder in front."""
+    metric, index = resolve(name, scheme)
+    return metric.title if index is None else f"{metric.members(scheme)[index]}: {metric.title}"
+
+
+def is_higher_better(name: str) -> bool:
+    """Return the direction of a metric name, whatever completes it.
+
+    Raises:
+        BadInput: no metric has such a name.
+    """
+    for metric in METRICS:
+        if name == metric.name or (metric.family != metric.name and name.startswith(metric.family)):
+            return metric.direction == "higher"
+    raise BadInput(
+        f"Unknown metric {name[:80]!r}; valid are {', '.join(dict.fromkeys(metric.name for metric in METRICS))}."
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+
+
+class Rule(NamedTuple):
+    """A rule that turns a ROC curve into one threshold."""
+
+    kind: Literal["youden", "sensitivity", "specificity"]
+    target: float
+    """At least this sensitivity or specificity; 0 for youden."""
+
+
+def parse_rule(text: str) -> Rule:
+    """Read "youden", "sensitivity>=X" or "specificity>=X" with 0 < X <= 1.
+
+    Raises:
+        BadInput: no such rule.
+    """
+    if text == "youden":
+        return Rule("youden", 0.0)
+    kind, _, number = text.partition(">=")
+    try:
+        target = float(number)
+    except ValueError:
+        target = 0.0
+    if 0 < target <= 1 and kind in ("sensitivity", "specificity"):
+        return Rule(kind, target)
+    raise BadInput(
+        f"Unknown operating-point rule {text[:80]!r}; valid are 'youden', 'sensitivity>=X' and 'specificity>=X' with X above 0 and at most 1."
+    )
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold fixed on validation: a case with p >= threshold counts as the class, on test too."""
+
+    rule: str
+    class_name: str
+    threshold: float
+    sensitivity: float | None
+    """On validation; None where no case is of the class."""
+    specificity: float | None
+    """On validation; None where every case is of the class."""
