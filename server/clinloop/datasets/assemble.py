@@ -13,11 +13,13 @@ from pydantic import BaseModel
 
 from clinloop.datasets.dataset import COLUMNS, MTIME, CaseRow, csv_text
 from clinloop.datasets.pixels import CACHE_OFFSET
+from clinloop.datasets.truth import boxes_json, truth_text, view_text
 
 
-def make_folders(folder: Path) -> None:
-    """Create view/images (readable by any user below a private folder) and vault/images (private)."""
-    for name, mode in (("view", 0o755), ("view/images", 0o755), ("vault", 0o700), ("vault/images", 0o700)):
+def make_folders(folder: Path, *, has_masks: bool) -> None:
+    """Create view/ (readable by any user below a private folder) and vault/ (private), each with images/ and, if need be, masks/."""
+    masks = (("view/masks", 0o755), ("vault/masks", 0o700), ("val_masks", 0o700)) if has_masks else ()
+    for name, mode in (("view", 0o755), ("view/images", 0o755), ("vault", 0o700), ("vault/images", 0o700), *masks):
         (folder / name).mkdir()
         (folder / name).chmod(mode)
 
@@ -50,44 +52,33 @@ def finish_cache(path: Path, px: int, rows: Sequence[int], case_ids: Sequence[st
     _make_visible(path)
 
 
-def place_image(image: Path, folder: Path) -> Path:
-    """Move a stored image into a folder and give it the constant time and the folder's permissions."""
-    target = folder / image.name
-    if target != image:
-        image.rename(target)
-    if folder.parent.name == "vault":
+def place_file(file: Path, folder: Path) -> Path:
+    """Move a stored image or mask into a folder and give it the constant time and the folder's permissions."""
+    target = folder / file.name
+    if target != file:
+        file.rename(target)
+    if folder.parent.name == "view":
+        _make_visible(target)
+    else:
         target.chmod(0o600)
         os.utime(target, (MTIME, MTIME))
-    else:
-        _make_visible(target)
     return target
 
 
-def write_tables(folder: Path, cases: Sequence[CaseRow], attributes: Sequence[str], *, sealed: bool) -> None:
+def write_tables(
+    folder: Path, cases: Sequence[CaseRow], attributes: Sequence[str], targets: Sequence[str], *, sealed: bool
+) -> None:
     """Write every cases.csv and the validation truth; validation rows of the view have no label. A sealed test part is not written."""
     seen = [case for case in cases if case.split != "test"]
-    write_visible(
-        folder / "view" / "cases.csv",
-        csv_text(
-            ["case_id", "split", "group", "label", *attributes],
-            (
-                [
-                    case.case_id,
-                    case.split,
-                    case.group,
-                    case.label if case.split == "train" else "",
-                    *case.attributes.values(),
-                ]
-                for case in seen
-            ),
-        ),
-    )
+    write_visible(folder / "view" / "cases.csv", view_text(seen, attributes))
+    if any(case.boxes is not None for case in seen):
+        write_visible(folder / "view" / "boxes.json", boxes_json(seen, targets))
     write_private(folder / "cases.csv", cases_text(seen, attributes))
     if not sealed:
         test = [case for case in cases if case.split == "test"]
         write_private(folder / "vault" / "cases.csv", cases_text(test, attributes))
-    truth = ([case.case_id, case.group, case.label] for case in seen if case.split == "val")
-    write_private(folder / "val_truth.csv", csv_text(["case_id", "group", "label"], truth))
+    truth = truth_text([case for case in seen if case.split == "val"], targets)
+    write_private(folder / "val_truth.csv", truth)
 
 
 def cases_text(cases: Sequence[CaseRow], attributes: Sequence[str]) -> str:
@@ -98,8 +89,14 @@ def cases_text(cases: Sequence[CaseRow], attributes: Sequence[str]) -> str:
             case.split,
             case.group,
             case.label,
+            case.supervision,
             case.image.name,
             case.image_sha256,
+            str(case.width),
+            str(case.height),
+            "" if case.boxes is None else json.dumps(case.boxes, ensure_ascii=False, separators=(",", ":")),
+            case.mask.name if case.mask else "",
+            case.mask_sha256,
             *case.attributes.values(),
         ]
         for case in cases
@@ -114,8 +111,8 @@ def sources_text(sources: Iterable[tuple[str, str]]) -> str:
 
 def close_view(folder: Path) -> None:
     """Give the folders of the view the constant time, after the last file is in."""
-    for name in ("view/images", "view"):
-        os.utime(folder / name, (MTIME, MTIME))
+    for path in (*(path for path in (folder / "view").iterdir() if path.is_dir()), folder / "view"):
+        os.utime(path, (MTIME, MTIME))
 
 
 def write_model(path: Path, model: BaseModel) -> None:

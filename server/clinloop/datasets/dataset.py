@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import json
 import random
 import re
 import shutil
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from clinloop.datasets.case import Split, TaskType
+from clinloop.datasets.case import Box, Split, Supervision, TaskType
 from clinloop.errors import BadInput, NotNow, unknown
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MTIME = 946_684_800
 """Modification time of every file that a sandbox sees: 2000-01-01."""
-COLUMNS = ("case_id", "split", "group", "label", "image", "image_sha256")
+COLUMNS = (
+    "case_id", "split", "group", "label", "supervision", "image", "image_sha256", "width", "height", "boxes", "mask", "mask_sha256",
+)  # fmt: skip
 """Columns in front of the attributes in a server-only cases.csv."""
 
 
@@ -42,6 +45,16 @@ class CaseRow(NamedTuple):
     image: Path
     """The stored image, <case_id>.jpg or .png."""
     image_sha256: str
+    supervision: Supervision = "image"
+    """The strongest kind of truth that was kept."""
+    width: int = 0
+    """Pixels of the stored image."""
+    height: int = 0
+    boxes: tuple[Box, ...] | None = None
+    """In pixels of the stored image; None = nobody drew boxes, or they were not kept; () = annotated, and nothing is there."""
+    mask: Path | None = None
+    """1-bit PNG of the stored image's size; an empty mask is a file too."""
+    mask_sha256: str = ""
 
 
 class SplitRule(BaseModel):
@@ -70,6 +83,10 @@ class DatasetRecord(BaseModel):
     task_type: TaskType
     classes: list[str]
     """In canonical order; predictions have one column each in this order."""
+    targets: list[str] = []
+    """What boxes or masks show, in canonical order: the target index counts in it."""
+    keep_boxes: float = 1.0
+    """Share of the training cases whose boxes or masks were kept; the others have their image label only."""
     counts: dict[str, dict[str, int]]
     """Cases of train and of val per class."""
     group_kind: str
@@ -86,7 +103,7 @@ class DatasetRecord(BaseModel):
     """Sizes of the decoded caches."""
     split: SplitRule
     commitment: str
-    """Salted Merkle root over (case_id, split, group, label, SHA-256 of the stored image) of all cases."""
+    """Salted Merkle root over (case_id, split, group, label, boxes, SHA-256 of the stored image and mask) of all cases."""
 
 
 class Dataset:
@@ -131,8 +148,13 @@ class Dataset:
 
     @property
     def task_type(self) -> TaskType:
-        """Kind of task that the labels allow."""
+        """Kind of task that the strongest truth allows; image-level labels allow classification too."""
         return self.record.task_type
+
+    @property
+    def targets(self) -> list[str]:
+        """What boxes or masks show; empty for a dataset that has none."""
+        return self.record.targets
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -180,7 +202,7 @@ class Dataset:
 
     @cached_property
     def _cases(self) -> list[CaseRow]:
-        return read_cases(self.folder / "cases.csv", self.view / "images")
+        return read_cases(self.folder / "cases.csv", self.folder)
 
     def image_path(self, case_id: str) -> Path:
         """Return the stored image of a train or validation case.
@@ -320,19 +342,45 @@ def lock_name(state: Path, name: str, *, wait_s: float = 0.0) -> Generator[None]
         yield
 
 
-def read_cases(table: Path, images: Path) -> list[CaseRow]:
-    """Read a server-only cases.csv."""
-    return parse_cases(table.read_text(encoding="utf-8"), images)
+def image_folder(folder: Path, split: Split) -> Path:
+    """Return where a dataset keeps the images of a split."""
+    return folder / ("vault" if split == "test" else "view") / "images"
 
 
-def parse_cases(text: str, images: Path) -> list[CaseRow]:
+def mask_folder(folder: Path, split: Split) -> Path:
+    """Return where a dataset keeps the masks of a split: only those of training cases lie where sandboxes see them."""
+    return folder / "val_masks" if split == "val" else image_folder(folder, split).with_name("masks")
+
+
+def read_cases(table: Path, folder: Path) -> list[CaseRow]:
+    """Read a server-only cases.csv of the dataset in `folder`."""
+    return parse_cases(table.read_text(encoding="utf-8"), folder)
+
+
+def parse_cases(text: str, folder: Path) -> list[CaseRow]:
     """Return the cases of a server-only cases.csv."""
     rows = csv.reader(io.StringIO(text, newline=""))
     attributes = next(rows)[len(COLUMNS) :]
-    return [
-        CaseRow(case_id, split, group, label, dict(zip(attributes, values, strict=True)), images / image, sha256)  # pyright: ignore[reportArgumentType]  # split was written by us
-        for case_id, split, group, label, image, sha256, *values in rows
-    ]
+    return [_parse_case(row, attributes, folder) for row in rows]
+
+
+def _parse_case(row: list[str], attributes: list[str], folder: Path) -> CaseRow:
+    case_id, split, group, label, supervision, image, sha256, width, height, boxes, mask, mask_sha256, *values = row
+    return CaseRow(
+        case_id,
+        split,  # pyright: ignore[reportArgumentType]  # written by us
+        group,
+        label,
+        dict(zip(attributes, values, strict=True)),
+        image_folder(folder, split) / image,  # pyright: ignore[reportArgumentType]
+        sha256,
+        supervision,  # pyright: ignore[reportArgumentType]
+        int(width),
+        int(height),
+        tuple(Box(*box) for box in json.loads(boxes)) if boxes else None,
+        mask_folder(folder, split) / mask if mask else None,  # pyright: ignore[reportArgumentType]
+        mask_sha256,
+    )
 
 
 def csv_text(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

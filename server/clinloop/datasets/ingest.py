@@ -110,7 +110,7 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
     sources = [item.case.source for item in items]
     cache_px = useful_cache_px(source.root, sources, options.cache_px)
     check_disk(source.root, sources, cache_px, build)
-    assemble.make_folders(build)
+    assemble.make_folders(build, has_masks=any(item.case.mask is not None for item in items))
     caches = tuple(str(assemble.create_cache(build, px)) for px in cache_px)
     settings, vault = StoreSettings(options.max_px, cache_px, caches), build / "vault"
     if options.seal:
@@ -147,13 +147,14 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
     for px in cache_px:
         cached = [item.row for item in kept if item.row is not None]
         assemble.finish_cache(build / "view" / f"cache_{px}.npy", px, cached, [item.case_id for item in kept])
-    assemble.write_tables(build, rows, list(names.values()), sealed=bool(options.seal))
+    assemble.write_tables(build, rows, list(names.values()), result.targets, sealed=bool(options.seal))
     salt = new_salt()
     record = DatasetRecord(
         name=source.name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         task_type=result.task_type,
         classes=result.classes,
+        targets=result.targets,
         counts=audit.counts,
         group_kind=result.group_kind,
         attributes=list(names.values()),

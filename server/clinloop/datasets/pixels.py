@@ -13,10 +13,14 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import imagehash
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
+
+from clinloop.datasets.case import Box, MaskFile, MaskRuns
+from clinloop.datasets.fitting import Frame, Misfit, encode_mask, fit_boxes, fit_mask
 
 MAX_PIXELS = 100_000_000
 """An image that declares more is not decoded (a decoded pixel takes up to 12 bytes on the way)."""
@@ -31,6 +35,8 @@ RULES = {
     "alpha": "composited on black",
     "other_modes": "gray, palette, CMYK and 1-bit converted to RGB by Pillow",
     "frames": "first frame of several",
+    "boxes": "in pixels of the upright image, scaled with it; cut where they reach beyond its edge by rounding",
+    "masks": "1-bit PNG of the stored image's size; a pixel is target if at least half of what it covers is, or any of a target too small for that",
     "cache": "Pillow: stored.resize((px, px), BICUBIC, box=centre square), the square side being the shorter side of the image",
 }
 
@@ -62,7 +68,13 @@ class PixelJob:
     row: int | None
     """Row in the caches, None = the image goes into no cache."""
     wants_file: bool = False
-    """Hand the file back in `ImageFacts.file`."""
+    """Hand the files back in `ImageFacts.file` and `.mask`."""
+    boxes: tuple[Box, ...] | None = None
+    """In pixels of the upright source."""
+    mask: MaskFile | MaskRuns | None = None
+    """`MaskFile.source` is a path as it is."""
+    mask_target: str | None = None
+    """File of the stored mask; None = it is not written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +99,30 @@ class ImageFacts:
     """Names of the metadata that the source carried; never values."""
     handling: tuple[str, ...]
     """Which rules beyond re-encoding applied."""
+    stored: tuple[int, int]
+    """(width, height) of the stored image."""
+    boxes: tuple[Box, ...] | None = None
+    """In pixels of the stored image."""
+    mask_sha256: str = ""
+    """Of the stored mask; "" = there is none."""
+    mask_share: float = 0.0
+    """Share of the image that the mask covers."""
     file: bytes = b""
     """Content of the stored file, for a job that wants it."""
+    mask: bytes = b""
+    """Content of the stored mask, for a job that wants it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """Why an image could not be stored."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadTruth:
+    """Why the boxes or the mask of a readable image cannot be used; the text names no file."""
 
     reason: str
 
@@ -109,8 +138,8 @@ class PixelStore:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
 
-    def store(self, job: PixelJob) -> ImageFacts | Unreadable:
-        """Store one image.
+    def store(self, job: PixelJob) -> ImageFacts | Unreadable | BadTruth:
+        """Store one image with its boxes and its mask.
 
         Raises:
             OSError: the target cannot be written (disk full); an unreadable source is a result, not an exception.
@@ -125,12 +154,18 @@ class PixelStore:
             Exception
         ) as error:  # decoders raise anything on malformed input: OSError, SyntaxError, ValueError, struct.error, …
             return Unreadable(_reason(error))
+        try:
+            truth = _fit_truth(job, Frame(facts.size, facts.orientation, image.size))
+        except Misfit as misfit:
+            return BadTruth(str(misfit))
         suffix = ".jpg" if facts.is_jpeg else ".png"
         encoded = _encode(image, suffix)
         if job.target is not None:
             Path(job.target + suffix).write_bytes(encoded)
         if job.row is not None:
             self._write_caches(encoded, job.row)
+        if job.mask_target is not None and truth.mask:
+            Path(job.mask_target).write_bytes(truth.mask)
         gray = image.convert("L")
         return ImageFacts(
             suffix=suffix,
@@ -138,13 +173,18 @@ class PixelStore:
             file_sha256=hashlib.sha256(encoded).hexdigest(),
             phash=perceptual_hash(gray),
             thumbnail=gray.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR).tobytes(),
-            width=facts.width,
-            height=facts.height,
+            width=facts.shown[0],
+            height=facts.shown[1],
             file_bytes=Path(job.source).stat().st_size,
             mode=facts.mode,
             tags=facts.tags,
-            handling=facts.handling,
+            handling=(*facts.handling, *(("boxes_cut",) if truth.cut else ())),
+            stored=image.size,
+            boxes=truth.boxes,
+            mask_sha256=hashlib.sha256(truth.mask).hexdigest() if truth.mask else "",
+            mask_share=truth.share,
             file=encoded if job.wants_file else b"",
+            mask=truth.mask if job.wants_file else b"",
         )
 
     def _write_caches(self, encoded: bytes, row: int) -> None:
@@ -172,11 +212,36 @@ def _encode(image: Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
+class _Truth(NamedTuple):
+    boxes: tuple[Box, ...] | None
+    cut: int
+    """Boxes that were cut."""
+    mask: bytes
+    """Encoded; b"" = there is none."""
+    share: float
+
+
+def _fit_truth(job: PixelJob, frame: Frame) -> _Truth:
+    """Fit boxes and mask to the stored image.
+
+    Raises:
+        Misfit: they do not belong to it.
+    """
+    boxes, cut = (None, 0) if job.boxes is None else fit_boxes(job.boxes, frame)
+    if job.mask is None:
+        return _Truth(boxes, cut, b"", 0.0)
+    mask = fit_mask(job.mask, frame)
+    return _Truth(boxes, cut, encode_mask(mask), float(mask.mean()))
+
+
 @dataclass(frozen=True, slots=True)
 class _SourceFacts:
     is_jpeg: bool
-    width: int
-    height: int
+    size: tuple[int, int]
+    """(width, height) as the file stores it."""
+    orientation: int
+    shown: tuple[int, int]
+    """(width, height) upright."""
     mode: str
     tags: tuple[str, ...]
     handling: tuple[str, ...]
@@ -203,10 +268,10 @@ def _read(path: Path, max_px: int) -> tuple[Image.Image, _SourceFacts]:
         image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
     if max(size) > max_px:
         handling.append("reduced")
-    width, height = size[::-1] if orientation in range(5, 9) else size
+    shown = size[::-1] if orientation in range(5, 9) else size
     # A copy that only has pixels: Pillow would write info (ICC profile, EXIF, comments) that rides along.
     bare = Image.frombytes("RGB", image.size, image.tobytes())
-    return bare, _SourceFacts(is_jpeg, width, height, mode, tags, tuple(handling))
+    return bare, _SourceFacts(is_jpeg, size, orientation, shown, mode, tags, tuple(handling))
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:

@@ -51,8 +51,7 @@ def open_test(dataset_folder: Path) -> list[CaseRow]:
     Raises:
         NotNow: they are sealed.
     """
-    vault = _readable(dataset_folder)
-    return read_cases(vault / "cases.csv", vault / "images")
+    return read_cases(_readable(dataset_folder) / "cases.csv", dataset_folder)
 
 
 def custodian_audit(dataset_folder: Path) -> CustodianAudit:
@@ -103,7 +102,7 @@ def verify_commitment(dataset_folder: Path, *, check_images: bool = True) -> boo
 def holds(dataset_folder: Path, test: Iterable[CaseRow], salt: str, *, check_images: bool = True) -> bool:
     """Tell whether these test cases, together with what is stored of train and val, are those that were committed to."""
     record = DatasetRecord.model_validate_json((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
-    cases = read_cases(dataset_folder / "cases.csv", dataset_folder / "view" / "images")
+    cases = read_cases(dataset_folder / "cases.csv", dataset_folder)
     if check_images:
         cases = [case._replace(image_sha256=_file_sha256(case.image)) for case in cases]
     return hmac.compare_digest(commitment([*cases, *test], salt), record.commitment)

@@ -20,12 +20,12 @@ from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from typing import IO, Any, Final
 
-from clinloop.datasets.pixels import ImageFacts, PixelJob, PixelStore, StoreSettings, Unreadable
+from clinloop.datasets.pixels import BadTruth, ImageFacts, PixelJob, PixelStore, StoreSettings, Unreadable
 
 _CHUNK: Final = 8
 _SIZE = struct.Struct("<Q")
 
-Outcome = ImageFacts | Unreadable
+Outcome = ImageFacts | Unreadable | BadTruth
 _Message = tuple[int, Outcome] | BaseException | None
 
 

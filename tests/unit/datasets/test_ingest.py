@@ -37,7 +37,16 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_the_view_shows_training_labels_and_hides_validation_labels(isic: Dataset) -> None:
     shown = rows(isic.view / "cases.csv")
-    assert list(shown[0]) == ["case_id", "split", "group", "label", "age_approx", "anatom_site_general", "sex"]
+    assert list(shown[0]) == [
+        "case_id",
+        "split",
+        "group",
+        "label",
+        "supervision",
+        "age_approx",
+        "anatom_site_general",
+        "sex",
+    ]
     assert {row["split"] for row in shown} == {"train", "val"}
     assert all((row["label"] == "") == (row["split"] == "val") for row in shown)
     truth = rows(isic.val_truth)
@@ -349,6 +358,7 @@ def test_attributes_may_have_the_names_of_fixed_columns(add, tmp_path: Path, pic
         "split",
         "group",
         "label",
+        "supervision",
         "label_attribute",
         "group_attribute",
     ]
