@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from clinloop import __version__
+from clinloop import __version__, context
 from clinloop.context import TaskContext
 from clinloop.datasets import vault
 from clinloop.datasets.dataset import Dataset
@@ -23,7 +23,7 @@ from clinloop.resources import resource
 from clinloop.sandbox.recipes import find_recipe, folders
 from clinloop.scoring import metrics as scored
 from clinloop.scoring import service
-from clinloop.spec import PRESETS
+from clinloop.spec import PRESETS, TaskSpec
 from clinloop.store.database import utc_now
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store
@@ -67,7 +67,10 @@ def deliver(here: TaskContext, store: Store, frozen: Sequence[Frozen], outcome: 
     refined = next(model for model in frozen if model.model == "refined")
     manifest = _write_model(here, store, refined)
     evidence = report.Evidence(
-        report.truth_csv(outcome.truth), outcome.predictions["initial"], outcome.predictions["refined"]
+        report.truth_csv(outcome.truth),
+        outcome.predictions["initial"],
+        outcome.predictions["refined"],
+        here.scheme.task_type,
     )
     metrics = [_final_metric(metric, here) for metric in outcome.final]
     values = {metric.name: [metric.initial.value, metric.refined.value] for metric in metrics}
@@ -158,6 +161,7 @@ def _report_data(
         created_at=utc_now(),
         clinloop_version=__version__,
         task_id=task.id,
+        task_type=spec.task_type,
         request=task.request,
         spec=spec.model_dump(mode="json"),
         spec_sha256=spec.sha256(),
@@ -165,7 +169,7 @@ def _report_data(
         primary_title=scored.title(spec.primary_metric, here.scheme),
         assumptions=spec.assumptions,
         open_questions=spec.open_questions,
-        dataset=_dataset_facts(here.dataset, here.classes, outcome),
+        dataset=_dataset_facts(here.dataset, spec, outcome),
         guarantee=report.Guarantee(level=level.code, name=level.name, meaning=level.meaning),
         budget=report.BudgetFacts(
             preset=spec.budget,
@@ -223,8 +227,9 @@ def _earlier_openings(store: Store, task: TaskRow) -> int:
     return sum(at is not None and own is not None and at < own for at in opened.values())
 
 
-def _dataset_facts(dataset: Dataset, classes: list[str], outcome: Outcome) -> report.DatasetFacts:
-    cases = [case for case in dataset.cases() if case.label in classes]
+def _dataset_facts(dataset: Dataset, spec: TaskSpec, outcome: Outcome) -> report.DatasetFacts:
+    cases = [case for case in dataset.cases() if context.is_of_task(case, spec)]
+    classes = spec.target_classes
     counts = {
         split: {name: sum(case.split == split and case.label == name for case in cases) for name in classes}
         for split in ("train", "val")
@@ -235,7 +240,7 @@ def _dataset_facts(dataset: Dataset, classes: list[str], outcome: Outcome) -> re
     return report.DatasetFacts(
         name=dataset.name,
         layout=dataset.record.layout,
-        classes=tuple(classes),
+        classes=classes,
         counts={**counts, "test": outcome.test_counts},
         group_kind=dataset.group_kind,
         groups={**groups, "test": len({case.group for case in outcome.truth})},
@@ -264,6 +269,13 @@ def _operating_points(store: Store, task: TaskRow, frozen: Sequence[Frozen]) -> 
     return points
 
 
+_OUTPUT = {
+    "classification": "probabilities per class, thresholds fixed on validation",
+    "detection": "scored boxes as COCO results, the score threshold fixed on validation",
+    "segmentation": "one mask per image as run lengths down the columns",
+}
+
+
 def _write_model(here: TaskContext, store: Store, model: Frozen) -> dict[str, str]:
     """Write model/: code, checkpoint, operating points, environment lock, and the SHA-256 of each; return the hashes."""
     target = here.folder.model
@@ -277,8 +289,9 @@ def _write_model(here: TaskContext, store: Store, model: Frozen) -> dict[str, st
         "run": run.name,
         "revision": run.revision,
         "classes": here.classes,
+        "targets": list(here.scheme.targets),
         "operating_points": (run.scores or {}).get("operating_points", {}),
-        "note": "Research use only. predict.py --images DIR --checkpoint checkpoint --out FILE; probabilities per class, thresholds fixed on validation.",
+        "note": f"Research use only. predict.py --images DIR --checkpoint checkpoint --out FILE; {_OUTPUT[here.scheme.task_type]}.",
     }
     (building / "operating_points.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     recipe = find_recipe(here.environment.name, folders(here.settings))

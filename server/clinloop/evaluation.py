@@ -32,7 +32,7 @@ from clinloop.opening import (
     predict_test,
     score,
 )
-from clinloop.paths import StateFolder, TaskFolder
+from clinloop.paths import PREDICTIONS, StateFolder, TaskFolder
 from clinloop.report import data as report
 from clinloop.report.write import seal_report
 from clinloop.revisions import digest_of
@@ -241,20 +241,20 @@ def end_jobs(here: TaskContext) -> None:
 
 def _rehearse(here: TaskContext, model: Frozen) -> None:
     """Predict a few validation images with the frozen copy, under new names: they must get what they got when the run was scored."""
-    known = service.read_predictions(here.folder.run(model.run).predictions, scheme=here.scheme)
+    cases = {case.case_id: case for case in here.dataset.cases("val") if context.is_of_task(case, here.task.spec)}
+    known = service.read_predictions(here.folder.run(model.run).predictions, scheme=here.scheme, expected=list(cases))
     chosen = sorted(known)[:CANARIES]
     view = here.folder.final / "rehearsal"
-    known_cases = {case.case_id: case for case in here.dataset.cases("val")}
     remove_tree(view)
     names = {case_id: secrets.token_hex(6) for case_id in chosen}
-    prepare_predict_view([known_cases[case_id] for case_id in chosen], view, new_ids=names)
+    prepare_predict_view([cases[case_id] for case_id in chosen], view, new_ids=names)
     ending = predict(here, model, view, "rehearsal", model.folder)
     remove_tree(view)
     if ending is not None:
         raise _RehearsalFailed(f"predict.py of {model.run} failed on validation images: {ending}")
     try:
         again = service.read_predictions(
-            model.folder / "rehearsal" / "predictions.csv", scheme=here.scheme, expected=list(names.values())
+            model.folder / "rehearsal" / PREDICTIONS, scheme=here.scheme, expected=list(names.values())
         )
     except BadPredictions as failure:
         raise _RehearsalFailed(f"predict.py of {model.run} wrote invalid predictions: {failure}") from failure

@@ -14,7 +14,7 @@ from clinloop.datasets.dataset import Dataset
 from clinloop.errors import Refusal
 from clinloop.failpoints import reach
 from clinloop.files import remove_tree, write_atomic
-from clinloop.paths import RunFolder
+from clinloop.paths import PREDICTIONS, RunFolder
 from clinloop.resources import resource
 from clinloop.sandbox import gpu_check
 from clinloop.sandbox.base import Exit, Job, Mount
@@ -104,6 +104,8 @@ def _validations_cap(context: TaskContext, run: RunRow) -> int:
 def _training_job(context: TaskContext, run: RunRow, folder: RunFolder, cases: Cases) -> Job:
     inputs = [Mount(context.folder.run(earlier).out, f"/inputs/{earlier}") for earlier in run.inputs]
     data = [Mount(cases.table, "/data/cases.csv"), *_data_mounts(context.dataset)]
+    if cases.boxes.exists():
+        data.append(Mount(cases.boxes, "/data/boxes.json"))
     weights = [Mount(context.settings.weights, "/weights")] if context.settings.weights else []
     return _job(
         context,
@@ -180,7 +182,7 @@ def predict(
     smoke: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Ending:
-    """Run predict.py in a fresh sandbox on the images of a view; its predictions are at `out`/predictions.csv when it completed.
+    """Run predict.py in a fresh sandbox on the images of a view; its predictions are at `out`/PREDICTIONS when it completed.
 
     What an earlier attempt left under this name is ended and removed first.
     """
@@ -205,7 +207,7 @@ def predict(
             "--checkpoint",
             "/checkpoint",
             "--out",
-            "/out/predictions.csv",
+            f"/out/{PREDICTIONS}",
         ),
         code=code,
         session=session,
@@ -305,7 +307,8 @@ def _make_empty(context: TaskContext, name: str, out: Path) -> None:
 def _data_mounts(dataset: Dataset) -> list[Mount]:
     view = dataset.view
     caches = sorted(path for path in view.iterdir() if path.name.startswith("cache_"))
-    return [Mount(view / "images", "/data/images"), *(Mount(path, f"/data/{path.name}") for path in caches)]
+    folders = [view / name for name in ("images", "masks") if (view / name).is_dir()]
+    return [Mount(path, f"/data/{path.name}") for path in (*folders, *caches)]
 
 
 def _write_session(context: TaskContext, session: Path, mode: str, phase: str, **facts: Any) -> None:
@@ -316,6 +319,7 @@ def _write_session(context: TaskContext, session: Path, mode: str, phase: str, *
         "phase": phase,
         "task_type": context.task.spec.task_type,
         "classes": context.classes,
+        "targets": list(context.scheme.targets),
         "seed": context.task.seed,
         "primary_metric": context.task.spec.primary_metric,
         "px_available": list(context.dataset.cache_px),
@@ -334,6 +338,7 @@ class _Answers:
         self._context, self._folder, self._truth, self._cap = context, folder, truth, cap
         earlier = folder.read_validations()  # of a supervisor that died
         scores = [line["score"] for line in earlier if "score" in line]
+        self._suffix = ".csv" if context.scheme.task_type == "classification" else ".json"
         is_higher_better = service.is_higher_better(context.task.spec.primary_metric)
         self._next = len(earlier) + 1
         self._best = (max(scores) if is_higher_better else min(scores)) if scores else None
@@ -342,7 +347,7 @@ class _Answers:
         """Answer the next submission if there is one."""
         if self._next > self._cap:
             return
-        name = f"validation/{self._next:04d}.csv"
+        name = f"validation/{self._next:04d}{self._suffix}"
         try:
             with Beneath(self._folder.out) as out:
                 if not out.exists(name):

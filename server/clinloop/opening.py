@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from clinloop import execution
+from clinloop import context, execution
 from clinloop.context import TaskContext
 from clinloop.datasets.dataset import CaseRow
 from clinloop.datasets.pictures import prepare_predict_view
 from clinloop.delivery import Frozen, Model, Outcome
 from clinloop.failpoints import reach
 from clinloop.files import remove_tree, write_atomic
+from clinloop.paths import PREDICTIONS
 from clinloop.report import data as report
 from clinloop.scoring import service
 from clinloop.store.store import Store
@@ -75,11 +76,11 @@ def open_view(here: TaskContext, opened: Sequence[CaseRow], place: Path) -> View
     """Write the test images under random names; the names are kept, so that a resumed evaluation finds the same ones."""
     names_file = place / "names.json"
     folder, audit_folder = place / "view" / "all", place / "view" / "audit"
-    test = {case.case_id: case for case in opened if case.label in here.classes}
+    test = {case.case_id: case for case in opened if context.is_of_task(case, here.task.spec)}
     if names_file.exists():
         names = json.loads(names_file.read_text(encoding="utf-8"))
     else:
-        canaries = [case.case_id for case in here.dataset.cases("val") if case.label in here.classes]
+        canaries = [case.case_id for case in here.dataset.cases("val") if context.is_of_task(case, here.task.spec)]
         canaries = sorted(canaries, key=lambda _: secrets.randbits(64))[:CANARIES]
         names = {
             "test": {secrets.token_hex(6): case_id for case_id in test},
@@ -96,9 +97,10 @@ def open_view(here: TaskContext, opened: Sequence[CaseRow], place: Path) -> View
     prepare_predict_view([known[case_id] for case_id in new_ids], folder, new_ids=new_ids)
     audited = {case_ids[name]: other for other, name in names["audit"].items()}
     prepare_predict_view([known[case_id] for case_id in audited], audit_folder, new_ids=audited)
-    truth = [
-        service.TruthCase(name, test[case_id].group, test[case_id].label) for name, case_id in names["test"].items()
-    ]
+    truth = service.read_truth(
+        context.truth_of(here.task.spec, [test[case_id] for case_id in names["test"].values()]).encode()
+    )
+    truth = [case._replace(case_id=name) for name, case in zip(names["test"], truth, strict=True)]
     return View(place, folder, audit_folder, names, truth)
 
 
@@ -137,7 +139,7 @@ def predict(here: TaskContext, model: Frozen, view: Path, name: str, place: Path
         log=place / f"log-{name}.txt",
     )
     for path in out.iterdir():  # whatever else it left may be copies of test images
-        if path.name != "predictions.csv":
+        if path.name != PREDICTIONS:
             remove_tree(path)
     return None if ending.reason == "completed" else ending.message
 
@@ -156,13 +158,12 @@ def score(here: TaskContext, store: Store, frozen: Sequence[Frozen], view: View)
     canaries: dict[Model, report.CanaryCheck] = {}
     order: dict[Model, report.OrderAudit] = {}
     for model in frozen:
-        everything = service.read_predictions(
-            view.out(model) / "test" / "predictions.csv", scheme=scheme, expected=issued
-        )
+        everything = service.read_predictions(view.out(model) / "test" / PREDICTIONS, scheme=scheme, expected=issued)
         audited = service.read_predictions(
-            view.out(model) / "audit" / "predictions.csv", scheme=scheme, expected=list(view.names["audit"])
+            view.out(model) / "audit" / PREDICTIONS, scheme=scheme, expected=list(view.names["audit"])
         )
-        known = service.read_predictions(here.folder.run(model.run).predictions, scheme=scheme)
+        val = [case.case_id for case in here.dataset.cases("val") if context.is_of_task(case, here.task.spec)]
+        known = service.read_predictions(here.folder.run(model.run).predictions, scheme=scheme, expected=val)
         differences = [
             largest_difference(scheme, known, everything, {case_id: name})
             for name, case_id in view.names["canary"].items()

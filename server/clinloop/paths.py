@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PREDICTIONS = "predictions"
+"""The file that predict.py writes into its /out: CSV in a classification, else JSON."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -42,7 +45,7 @@ class RunFolder:
     @property
     def predictions(self) -> Path:
         """Predictions of predict.py on validation images."""
-        return self.predicted / "predictions.csv"
+        return self.predicted / PREDICTIONS
 
     @property
     def validations(self) -> Path:

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
 
 from clinloop import context, templates
 from clinloop.datasets.dataset import Dataset
@@ -17,10 +16,6 @@ from clinloop.services import Services
 from clinloop.spec import SpecFacts, TaskSpec, canonical, freeze
 from clinloop.store.rows import TaskRow
 from clinloop.workspace import Workspace
-
-
-def _resolve_metric(name: str, classes: Sequence[str]) -> object:
-    return metrics.resolve(name, metrics.Scheme(tuple(classes)))
 
 
 def create(
@@ -35,8 +30,7 @@ def create(
     if len(request.strip()) < 10:
         raise BadInput("request: give the clinician's words verbatim, at least 10 characters; they head the report.")
     dataset = Dataset.load(services.settings.state, dataset_name)
-    val_counts = dataset.counts.get("val", {})
-    frozen = freeze(spec, SpecFacts(dataset.classes, dataset.attributes, val_counts, _resolve_metric))
+    frozen = freeze(spec, spec_facts(dataset))
     chosen = templates.find(template, frozen.task_type)
     init_key = hashlib.sha256(
         canonical([dataset_name, request, frozen.model_dump(mode="json"), chosen.name, seed]).encode()
@@ -59,6 +53,21 @@ def create(
     return services.store.task(task.id)
 
 
+def spec_facts(dataset: Dataset) -> SpecFacts:
+    """Return what a spec on a dataset is checked against."""
+    task_types = ["classification"] if len(dataset.classes) > 1 else []
+    if dataset.task_type != "classification":
+        task_types.append(dataset.task_type)
+    return SpecFacts(
+        dataset.classes,
+        dataset.attributes,
+        dataset.counts.get("val", {}),
+        lambda name, spec: metrics.resolve(name, metrics.scheme_of(spec)),
+        task_types,
+        dataset.targets,
+    )
+
+
 def _prepare(services: Services, task: TaskRow, dataset: Dataset, template: templates.Template) -> None:
     folder = services.state.task(task.id)
     folder.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -66,7 +75,7 @@ def _prepare(services: Services, task: TaskRow, dataset: Dataset, template: temp
         fcntl.flock(lock, fcntl.LOCK_EX)
         if services.store.task(task.id).status != "preparing":
             return
-        context.prepare_task_data(dataset, task.spec.target_classes, folder)
+        context.prepare_task_data(dataset, task.spec, folder)
         Workspace(folder.workspace, folder.revisions).create_from(template.folder, template.files)
         reach("task:prepared")
         services.store.open_task(task.id)

@@ -9,17 +9,16 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clinloop import context, evaluation, runs, signing
+from clinloop import context, evaluation, runs, signing, tasks
 from clinloop.datasets.dataset import Dataset
 from clinloop.report.verify import verify
 from clinloop.sandbox import container
-from clinloop.scoring import metrics
 from clinloop.services import Services
-from clinloop.spec import SpecFacts, TaskSpec, freeze
+from clinloop.spec import TaskSpec, freeze
 from clinloop.store import ledger
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store
@@ -64,10 +63,6 @@ def predict_code(body: str) -> str:
     return PREDICT.format(body=body)
 
 
-def _resolve(name: str, classes: Sequence[str]) -> object:
-    return metrics.resolve(name, metrics.Scheme(tuple(classes)))
-
-
 class Lab:
     """One state folder with the dataset `moles`."""
 
@@ -90,19 +85,18 @@ class Lab:
         spec = TaskSpec.model_validate(
             {"objective": "Tell three kinds of moles apart.", "budget": budget, "acceptance": "paper"}
         )
-        facts = SpecFacts(dataset.classes, dataset.attributes, dataset.counts["val"], _resolve)
         task, _ = self.store.create_task(
             task_id=f"moles-{secrets.token_hex(3)}",
             dataset="moles",
             request="Tell these three kinds of moles apart for me, please.",
-            spec=freeze(spec, facts),
+            spec=freeze(spec, tasks.spec_facts(dataset)),
             template="linear",
             seed=0,
             settings=self.services.launch_settings,
             init_key=secrets.token_hex(8),
         )
         folder = self.services.state.task(task.id)
-        context.prepare_task_data(dataset, task.spec.target_classes, folder)
+        context.prepare_task_data(dataset, task.spec, folder)
         template = folder.root / "template"
         template.mkdir()
         (template / "train.py").write_text(train, encoding="utf-8")

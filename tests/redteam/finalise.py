@@ -65,7 +65,7 @@ def _words(stage: Stage) -> str:
 def _low_bits(stage: Stage) -> str:
     """Pixels hidden in the low bits of test probabilities: no probability is in any reply, and metrics have 4 decimals."""
     heist = stage.heist()
-    predictions = stage.lab.services.state.task(heist.task).final / "refined" / "test" / "predictions.csv"
+    predictions = stage.lab.services.state.task(heist.task).final / "refined" / "test" / "predictions"
     hidden = {
         value for line in predictions.read_text(encoding="utf-8").splitlines()[1:] for value in line.split(",")[1:]
     }

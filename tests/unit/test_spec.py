@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from clinloop.errors import BadInput
-from clinloop.scoring import metrics
+from clinloop.scoring.metrics import parse_rule, resolve, scheme_of
 from clinloop.spec import PRESETS, Confounder, Emphasis, Guard, SpecFacts, TaskSpec, canonical, freeze
 
 OBJECTIVE = "Tell melanoma from nevus."
@@ -18,7 +18,14 @@ FACTS = SpecFacts(
     classes=["MEL", "NV", "BCC", "UNK"],
     attributes=["age", "sex"],
     val_counts={"MEL": 9, "NV": 30, "BCC": 6, "UNK": 0},
-    resolve_metric=lambda name, classes: metrics.resolve(name, metrics.Scheme(tuple(classes))),
+    resolve_metric=lambda name, spec: resolve(name, scheme_of(spec)),
+)
+WRISTS = FACTS._replace(
+    classes=["no fracture", "fracture"],
+    attributes=["cast"],
+    val_counts={"no fracture": 9, "fracture": 30},
+    task_types=["classification", "detection"],
+    targets=["fracture"],
 )
 
 
@@ -133,13 +140,12 @@ def test_a_thousand_problems_still_fit_into_one_reply() -> None:
 def test_a_valid_rule_is_accepted_and_understood_by_the_scorer(rule: str) -> None:
     frozen = freeze(spec(operating_point=rule), FACTS)
     assert frozen.operating_point == rule
-    metrics.parse_rule(rule)
+    parse_rule(rule)
 
 
 @pytest.mark.parametrize(
     "rule",
     [
-        "",
         "Youden",
         "youden>=0.5",
         "sensitivity",
@@ -256,3 +262,61 @@ def test_the_budget_field_describes_the_presets_as_they_are() -> None:
 @pytest.mark.parametrize("model", [TaskSpec, Emphasis, Guard, Confounder])
 def test_every_field_is_documented(model: type[TaskSpec]) -> None:
     assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+def test_a_detection_gets_the_metrics_and_the_threshold_rule_of_detections() -> None:
+    frozen = freeze(TaskSpec(objective="Mark suspicious fractures.", task_type="detection"), WRISTS)
+
+    assert (frozen.primary_metric, frozen.operating_point, frozen.targets) == ("ap50", "max_f1", ("fracture",))
+    assert frozen.reported_metrics == ("ap50", "ap50_95", "precision", "recall", "f1", "image_auc")
+    assert freeze(frozen, WRISTS) == frozen
+
+
+def test_a_detection_may_be_made_of_positive_images_alone() -> None:
+    only = WRISTS._replace(classes=["fracture"], val_counts={"fracture": 30})
+    assert freeze(TaskSpec(objective="Mark suspicious fractures.", task_type="detection"), only).target_classes == (
+        "fracture",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        (
+            {"task_type": "segmentation"},
+            "task_type: the dataset has no truth for a segmentation; it allows classification, detection",
+        ),
+        (
+            {"task_type": "detection", "targets": ["metal"]},
+            "targets: ['metal'] do not exist; the dataset's targets are fracture",
+        ),
+        (
+            {"task_type": "detection", "primary_metric": "macro_auc"},
+            "primary_metric: Unknown metric 'macro_auc'; valid are ap50",
+        ),
+        (
+            {"task_type": "detection", "operating_point": "youden"},
+            "'youden' is no rule of a detection; it has 'max_f1'",
+        ),
+        ({"targets": ["fracture"]}, "targets: a classification has none"),
+        ({"positive_class": "cast"}, "positive_class: 'cast' must be one of two target classes"),
+    ],
+)
+def test_what_does_not_fit_the_kind_of_task_is_refused(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        freeze(TaskSpec.model_validate({"objective": "Mark suspicious fractures."} | fields), WRISTS)
+    assert problem in str(refusal.value)
+
+
+def test_a_task_with_a_confounder_always_has_a_guard_on_it() -> None:
+    def guards(**fields: Any) -> list[str]:
+        given = {"objective": "Find fractures.", "confounders": [{"attribute": "cast", "why": "treated already"}]}
+        frozen = freeze(TaskSpec.model_validate(given | fields), WRISTS)
+        assert frozen.positive_class == "fracture"
+        assert "fp_share_cast" in frozen.reported_metrics
+        return [guard.metric for guard in frozen.guards]
+
+    assert guards() == ["partial_r_cast"]
+    assert guards(guards=[{"metric": "auc_fracture"}]) == ["auc_fracture", "partial_r_cast"]
+    assert guards(guards=[{"metric": "fp_share_cast"}]) == ["fp_share_cast"]
+    assert guards(primary_metric="conflict_auc_cast", guards=[{"metric": "auc_fracture"}]) == ["auc_fracture"]

@@ -3,9 +3,9 @@
 Files of a report folder, beside `report.json` and `report.html`:
 
                             (evidence/*.csv.age instead, when the test set is sealed: only the clinician's identity opens them)
-    evidence/truth.csv      case_id,group,label      every test case once; ids are the random ids of the final run
-    evidence/initial.csv    case_id,p_<class>,…      what the baseline predicted for the same cases
-    evidence/refined.csv    case_id,p_<class>,…      what the accepted model predicted
+    evidence/truth.csv      case_id,group,label,…    every test case once; ids are the random ids of the final run
+    evidence/initial.csv    case_id,p_<class>,…      what the baseline predicted for the same cases (initial.json: boxes or masks)
+    evidence/refined.csv    case_id,p_<class>,…      what the accepted model predicted (refined.json)
     seal.json               later rows of the task's ledger; one of them holds the SHA-256 of report.json
     ../model/MANIFEST.json  {file name: sha256}      the model folder beside the report folder
 """
@@ -319,7 +319,7 @@ class ReportData(_Value):
     """Version of clinloop that wrote it."""
     task_id: str
     """Task."""
-    task_type: Literal["classification"] = "classification"
+    task_type: Literal["classification", "detection", "segmentation"] = "classification"
     """Type of the task; decides how the evidence is scored again."""
     request: str
     """The clinician's words, verbatim."""
@@ -372,14 +372,21 @@ class Evidence:
     truth: bytes
     initial: bytes
     refined: bytes
+    task_type: str = "classification"
 
     def files(self) -> dict[str, bytes]:
         """Return the content by file name."""
-        return {"truth.csv": self.truth, "initial.csv": self.initial, "refined.csv": self.refined}
+        return dict(zip(evidence_names(self.task_type), (self.truth, self.initial, self.refined), strict=True))
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 by file name: the `evidence` entry of the ledger's `scored` event."""
         return {name: hashlib.sha256(content).hexdigest() for name, content in self.files().items()}
+
+
+def evidence_names(task_type: str) -> tuple[str, str, str]:
+    """Return the names of the evidence files: the truth, and what the initial and the refined model predicted."""
+    suffix = "csv" if task_type == "classification" else "json"
+    return "truth.csv", f"initial.{suffix}", f"refined.{suffix}"
 
 
 def truth_csv(cases: Iterable[TruthCase]) -> bytes:

@@ -37,7 +37,7 @@ def draw_figures(data: ReportData, evidence: Evidence | None) -> dict[str, str]:
         "class_auc": figures.class_auc_svg(data.final),
         "learning": figures.learning_svg(data.runs, data.primary_title, data.incumbent),
     }
-    if evidence is not None:
+    if evidence is not None and data.task_type == "classification":
         classes = data.dataset.classes
         before, after = (confusion(evidence.truth, rows, classes) for rows in (evidence.initial, evidence.refined))
         drawn["confusion"] = figures.confusion_svg(classes, before, after)

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from clinloop.errors import BadInput, Refusal
 from clinloop.report.data import Estimate, Evidence, FinalMetric, ReportData
 from clinloop.scoring import service
+from clinloop.scoring.metrics import scheme_of
+from clinloop.spec import TaskSpec
 
 MOST_RESAMPLES = 1_000_000
 
@@ -46,7 +48,7 @@ def _score(
         evidence.initial,
         evidence.refined,
         truth,
-        scheme=service.Scheme(data.dataset.classes),
+        scheme=scheme_of(TaskSpec.model_validate(data.spec)),
         metrics=[metric.name for metric in metrics],
         operating_points_initial=points["initial"],
         operating_points_refined=points["refined"],

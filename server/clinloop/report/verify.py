@@ -38,7 +38,7 @@ from clinloop.report.chain import (
     details,
     outcome,
 )
-from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData
+from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, evidence_names
 from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
 from clinloop.report.rescore import equal, score_differences
@@ -167,7 +167,7 @@ def _checks(
         )
         yield Check("test scores", True, f"not computed again: the evidence is {unread.removeprefix('not checked: ')}")
     else:
-        evidence = _read_evidence(folder, identities if data.integrity.sealed_to else ())
+        evidence = _read_evidence(data, folder, identities if data.integrity.sealed_to else ())
         yield _evidence(evidence, task)
         yield _scores(data, evidence)
     yield _page(data, folder / "report.html")
@@ -322,17 +322,18 @@ def _model(data: ReportData, folder: Path, task: Sequence[LedgerRow]) -> Check:
     return outcome("model files", problems, f"{len(listed)} files, the frozen checkpoint among them")
 
 
-def _read_evidence(folder: Path, identities: Sequence[Identity]) -> Evidence | str:
-    suffix = ".csv.age" if identities else ".csv"
+def _read_evidence(data: ReportData, folder: Path, identities: Sequence[Identity]) -> Evidence | str:
+    suffix = ".age" if identities else ""
     try:
-        files = {name: (folder / "evidence" / (name + suffix)).read_bytes() for name in ("truth", "initial", "refined")}
+        files = [(folder / "evidence" / (name + suffix)).read_bytes() for name in evidence_names(data.task_type)]
         if identities:
-            files = {name: unseal(content, identities) for name, content in files.items()}
+            files = [unseal(content, identities) for content in files]
     except OSError as error:
         return f"evidence/{Path(str(error.filename)).name} cannot be read"
     except BadInput as refusal:
         return str(refusal)
-    return Evidence(**files)
+    truth, initial, refined = files
+    return Evidence(truth, initial, refined, data.task_type)
 
 
 def _evidence(evidence: Evidence | str, task: Sequence[LedgerRow]) -> Check:

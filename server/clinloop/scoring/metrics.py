@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from clinloop.errors import BadInput
+from clinloop.spec import TaskSpec
 
 Direction = Literal["higher", "lower"]
 TaskType = Literal["classification", "detection", "segmentation"]
@@ -335,3 +336,14 @@ class OperatingPoint:
     """On validation; None where no case is of the class."""
     specificity: float | None
     """On validation; None where every case is of the class."""
+
+
+def scheme_of(spec: TaskSpec) -> Scheme:
+    """Return what predictions and metric names of a spec mean."""
+    return Scheme(
+        classes=spec.target_classes,
+        task_type=spec.task_type,
+        targets=spec.targets,
+        positive=spec.positive_class,
+        confounders=tuple(item.attribute for item in spec.confounders),
+    )
