@@ -1,4 +1,4 @@
-"""A folder that somebody wants to add: its images and tables, found once, hidden files and links that lead out left aside."""
+"""A folder that somebody wants to add: its images, tables and other files, found once, hidden files and links that lead out left aside."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from clinloop.datasets.case import Excluded, Split
 from clinloop.errors import BadInput
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".dcm"})
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -22,8 +22,11 @@ SPLIT_NAMES: dict[str, Split] = {
 }  # fmt: skip
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "?"})
 _TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+_OTHER_SUFFIXES = frozenset({".json", ".jsonl", ".xml", ".txt", ".yaml", ".yml", ".npz"})
+_SUFFIXES = IMAGE_SUFFIXES | _TABLE_SUFFIXES | _OTHER_SUFFIXES
 _JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 _MAX_CELL = 1 << 20
+_MAX_TEXT = 1 << 28
 
 
 class Table(NamedTuple):
@@ -59,7 +62,7 @@ class Folder:
             base = Path(here).relative_to(self.root).as_posix()
             for name in names:
                 path = Path(here, name)
-                if is_hidden(name) or path.suffix.lower() not in IMAGE_SUFFIXES | _TABLE_SUFFIXES:
+                if is_hidden(name) or path.suffix.lower() not in _SUFFIXES:
                     continue
                 if path.is_symlink() and not path.resolve().is_relative_to(real_root):
                     leading_out += 1
@@ -73,14 +76,46 @@ class Folder:
         return self._files[1]
 
     @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self._files[0]:
+            found.setdefault(PurePosixPath(name).suffix.lower(), []).append(name)
+        return found
+
+    @cached_property
     def images(self) -> list[str]:
-        """Files with the suffix of an image."""
-        return [name for name in self._files[0] if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        """Files with the suffix of an image, DICOM among them."""
+        return self.files(*IMAGE_SUFFIXES)
 
     @cached_property
     def tables(self) -> list[str]:
         """CSV and TSV files."""
-        return [name for name in self._files[0] if Path(name).suffix.lower() in _TABLE_SUFFIXES]
+        return self.files(*_TABLE_SUFFIXES)
+
+    def files(self, *suffixes: str) -> list[str]:
+        """Return the files with one of these suffixes (in lower case, with the dot), sorted; also .json, .jsonl, .xml, .txt, .yaml, .yml, .npz."""
+        unlisted = set(suffixes) - _SUFFIXES
+        assert not unlisted, f"the folder does not list {unlisted}"
+        return sorted(name for suffix in set(suffixes) for name in self._by_suffix.get(suffix, ()))
+
+    def text(self, name: str, *, max_bytes: int = _MAX_TEXT) -> str:
+        """Read a text file (JSON, XML, YAML, lists of names, …); a byte order mark and Latin-1 are tolerated.
+
+        Raises:
+            BadInput: it is longer than `max_bytes`, or holds NUL bytes.
+        """
+        path = self.root / name
+        if path.stat().st_size > max_bytes:
+            raise BadInput(
+                f"{name} is larger than {max_bytes:,} bytes, too large for a file of its kind; leave it out."
+            )
+        raw = path.read_bytes()
+        if b"\0" in raw:
+            raise BadInput(f"{name} is not a text file (it holds NUL bytes); save it as UTF-8.")
+        try:
+            return raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
 
     def table(self, name: str, *, max_rows: int | None = None) -> Table:
         """Read a table; a byte order mark, spaces around cells and Latin-1 are tolerated.
