@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from clinloop.datasets.case import Case, Detection, LayoutOptions, LayoutResult, Split
+from clinloop.datasets.layouts.columns import (
+    GROUP_NAMES,
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    SPLIT_COLUMNS,
+    ImageFinder,
+    as_number,
+    asked_attributes,
+    fit_attributes,
+    group_kind,
+)
 from clinloop.datasets.layouts.folder import (
     SPLIT_NAMES,
     ExcludedTally,
@@ -21,30 +31,9 @@ from clinloop.datasets.layouts.folder import (
 )
 from clinloop.errors import BadInput
 
-_IMAGE_NAMES = ("image", "image_path", "path", "filepath", "file_path", "file", "file_name", "filename", "filestem", "img", "image_id",
-                "image_name", "isic_id", "id")  # fmt: skip
-_LABEL_NAMES = ("label", "class", "target", "diagnosis", "dx", "category", "finding", "benign_malignant", "grade", "y")
-_GROUP_NAMES = (
-    "patient_id",
-    "patient",
-    "patientid",
-    "subject_id",
-    "subject",
-    "lesion_id",
-    "study_id",
-    "study",
-    "mrn",
-    "eye_id",
-    "group",
-)
-_SPLIT_COLUMNS = ("split", "subset", "partition", "set")
-_PRIVATE = re.compile(
-    r"(^|[_ ])(id|ids|name|date|time|dob|birth\w*|mrn|accession|address|phone|email|uid|hash|path|file\w*|url|comments?|notes?|report|text)([_ ]|$)"
-    r"|(id|uid|name|date|path|hash)$",
-    re.IGNORECASE,
-)
+__all__ = ["CsvManifest", "as_number"]
+
 _MAX_CLASSES = 100
-_MAX_VALUES = 40
 
 
 class _Columns(NamedTuple):
@@ -88,7 +77,7 @@ class CsvManifest:
                 f"This is not the layout csv_manifest: {'; '.join(reasons[:3]) or 'there is no CSV file'}; it needs {self.looks_for}."
             )
         columns = manifests[0].columns
-        resolver = _Resolver(folder)
+        resolver = ImageFinder(folder)
         tally, problems, notes, cases = ExcludedTally(), list[str](), list[str](), list[Case]()
         attributes = _attributes(manifests, options, notes)
         for manifest in manifests:
@@ -107,7 +96,7 @@ class CsvManifest:
         return LayoutResult(
             cases=cases,
             classes=labels,
-            group_kind=_group_kind(columns.group),
+            group_kind=group_kind(columns.group),
             attributes=attributes,
             excluded=tally.result(),
             problems=problems,
@@ -115,34 +104,11 @@ class CsvManifest:
         )
 
 
-class _Resolver:
-    """Finds the image that a cell means: a path, a file name, or a name without suffix."""
-
-    def __init__(self, folder: Folder) -> None:
-        self._images = set(folder.images)
-        self._by_name: dict[str, str | None] = {}
-        for source in folder.images:
-            path = PurePosixPath(source)
-            for name in {path.name, path.stem}:
-                self._by_name[name] = None if name in self._by_name else source  # None: not unique
-        self.used: set[str] = set()
-
-    def find(self, cell: str, table: str) -> str | None:
-        """Return the source of a cell, None if there is no such image or several."""
-        given = cell.replace("\\", "/").removeprefix("./").lstrip("/")
-        beside = (PurePosixPath(table).parent / given).as_posix()
-        source = next((name for name in (beside, given) if name in self._images), None)
-        source = source or self._by_name.get(PurePosixPath(given).name)
-        if source is not None:
-            self.used.add(source)
-        return source
-
-
 def _find(folder: Folder, options: LayoutOptions, *, max_rows: int | None) -> tuple[list[_Manifest], list[str]]:
     """Return the table of the dataset (several if they are named after splits) and why other tables are not it."""
     found: list[tuple[int, _Manifest]] = []
     reasons: list[str] = []
-    resolver = _Resolver(folder)
+    resolver = ImageFinder(folder)
     for name in folder.tables[:50]:
         table = folder.table(name, max_rows=max_rows)
         columns = _columns(table, options)
@@ -172,8 +138,8 @@ def _find(folder: Folder, options: LayoutOptions, *, max_rows: int | None) -> tu
 
 def _columns(table: Table, options: LayoutOptions) -> _Columns | str:
     """Return the columns of a table, or what it lacks."""
-    image = _given(table, options.image_column) if options.image_column else table.first_of(_IMAGE_NAMES)
-    label = _given(table, options.label_column) if options.label_column else table.first_of(_LABEL_NAMES)
+    image = _given(table, options.image_column) if options.image_column else table.first_of(IMAGE_NAMES)
+    label = _given(table, options.label_column) if options.label_column else table.first_of(LABEL_NAMES)
     if image is None:
         return (
             f"has no column {options.image_column!r}" if options.image_column else "has no column named like an image"
@@ -182,12 +148,12 @@ def _columns(table: Table, options: LayoutOptions) -> _Columns | str:
         return f"has no column {options.label_column!r}" if options.label_column else "has no column named like a label"
     group = None
     if options.group_by is None:
-        group = table.first_of(_GROUP_NAMES)
+        group = table.first_of(GROUP_NAMES)
     elif options.group_by != "none":
         group = _given(table, options.group_by)
         if group is None:
             return f"has no column {options.group_by!r} to group by (it has {', '.join(table.header[:30])})"
-    return _Columns(image, label, group if group not in {image, label} else None, table.first_of(_SPLIT_COLUMNS))
+    return _Columns(image, label, group if group not in {image, label} else None, table.first_of(SPLIT_COLUMNS))
 
 
 def _given(table: Table, name: str) -> str | None:
@@ -196,47 +162,13 @@ def _given(table: Table, name: str) -> str | None:
 
 def _attributes(manifests: list[_Manifest], options: LayoutOptions, notes: list[str]) -> list[str]:
     """Return the columns that become attributes: those asked for, else those that neither identify a person nor are free text."""
-    table, columns = manifests[0].table, manifests[0].columns
+    table = manifests[0].table
     if options.attributes is not None:
-        found = [_given(table, name) for name in options.attributes]
-        if missing := [name for name, title in zip(options.attributes, found, strict=True) if title is None]:
-            raise BadInput(
-                f"There are no columns {listed(missing)} for attributes; the table has {', '.join(table.header[:30])}."
-            )
-        return [title for title in found if title is not None]
-    kept, left = list[str](), list[str]()
-    for position, title in enumerate(table.header):
-        if not title or title in columns or title.casefold() == "unnamed: 0":
-            continue
-        values = [value for row in table.rows if (value := clean_value(row[position]))]
-        fit = bool(values) and not _PRIVATE.search(title) and _is_summarisable(values)
-        (kept if fit else left).append(title)
-    if left:
-        notes.append(
-            f"Columns left out because they are empty, free text or could identify somebody: {', '.join(left)}."
-        )
-    return kept
+        return asked_attributes(table, options.attributes)
+    return fit_attributes(table, manifests[0].columns, notes)
 
 
-def _is_summarisable(values: list[str]) -> bool:
-    distinct = set(values)
-    if len(distinct) <= _MAX_VALUES:
-        return all(len(value) <= 60 for value in distinct)
-    numbers = [number for value in values if (number := as_number(value)) is not None]
-    looks_like_an_identifier = len(distinct) > 0.9 * len(values) and all(number.is_integer() for number in numbers)
-    return len(numbers) == len(values) and not looks_like_an_identifier
-
-
-def as_number(text: str) -> float | None:
-    """Return the finite number that a cell holds, None if it holds none."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _read_rows(manifest: _Manifest, resolver: _Resolver, attributes: list[str], tally: ExcludedTally) -> list[Case]:
+def _read_rows(manifest: _Manifest, resolver: ImageFinder, attributes: list[str], tally: ExcludedTally) -> list[Case]:
     table, columns = manifest.table, manifest.columns
     image, label = table.column(columns.image), table.column(columns.label)
     group = table.column(columns.group) if columns.group else None
@@ -260,10 +192,3 @@ def _read_rows(manifest: _Manifest, resolver: _Resolver, attributes: list[str], 
                 Case(source, name, clean_value(row[group]) or None if group is not None else None, split, values)
             )
     return cases
-
-
-def _group_kind(column: str | None) -> str:
-    if column is None:
-        return "image"
-    word = re.sub(r"_?id$", "", column.casefold())
-    return "patient" if word in {"patient", "subject", "mrn"} else word or "group"
