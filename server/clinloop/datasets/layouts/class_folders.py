@@ -16,13 +16,13 @@ from clinloop.datasets.layouts.folder import (
     listed,
     natural_key,
 )
+from clinloop.datasets.layouts.grouping import by_expression, by_person
 from clinloop.errors import BadInput
 
 _NOT_CLASSES = re.compile(
     r"(images?|img|imgs|masks?|labels?|annotations?|inputs?|targets?|gt|ground_?truth|data)([_-]?(part)?[_-]?\d+)?|isic_2019_.*_input",
     re.IGNORECASE,
 )
-_PERSON_IN_NAME = re.compile(r"(?:^|[^a-z])(?:patient|subject|sub|pat|person|study)[-_ ]?(\d+)", re.IGNORECASE)
 _MAX_CLASSES = 1000
 
 
@@ -132,22 +132,8 @@ def _groups(placed: list[_Placed], group_by: str | None) -> tuple[str, list[str 
     if group_by == "none":
         return "image", [None] * len(placed)
     if group_by is not None:
-        try:
-            pattern = re.compile(group_by)
-        except re.error as error:
-            raise BadInput(
-                f"group_by {group_by!r} is not a regular expression ({error}); for example ^([0-9]+)_ groups by a leading number."
-            ) from error
-        if pattern.groups != 1:
-            raise BadInput(
-                f"group_by {group_by!r} needs exactly one pair of parentheses around the group, for example ^([0-9]+)_."
-            )
-        found = [match.group(1) if (match := pattern.search(name)) else None for name in names]
-        if not any(found):
-            raise BadInput(f"group_by {group_by!r} matches no file name; it is searched in names such as {names[0]!r}.")
-        return "group", found
-    persons = [match.group(1) if (match := _PERSON_IN_NAME.search(name)) else None for name in names]
-    if sum(person is not None for person in persons) * 2 > len(persons):
+        return "group", by_expression(names, group_by)
+    if persons := by_person(names):
         return "patient", persons
     folders: dict[str, set[str]] = {}
     for item in placed:
