@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 from clinloop.datasets.case import Layout, LayoutOptions
 from clinloop.datasets.layouts.class_folders import ClassFolders
+from clinloop.datasets.layouts.coco import Coco
 from clinloop.datasets.layouts.csv_manifest import CsvManifest
 from clinloop.datasets.layouts.folder import Folder
 from clinloop.datasets.layouts.isic2019 import Isic2019
+from clinloop.datasets.layouts.pascal_voc import PascalVoc
+from clinloop.datasets.layouts.yolo import Yolo
 from clinloop.errors import BadInput, unknown
 
-LAYOUTS: list[Layout] = [Isic2019(), ClassFolders(), CsvManifest()]
+LAYOUTS: list[Layout] = [Isic2019(), Coco(), Yolo(), PascalVoc(), ClassFolders(), CsvManifest()]
 
 
 class Choice(NamedTuple):

@@ -46,7 +46,35 @@ class ImageFinder:
             path = PurePosixPath(source)
             for name in {path.name, path.stem}:
                 self._by_name[name] = None if name in self._by_name else source  # None: not unique
+        self._by_stem: dict[str, list[PurePosixPath]] = {}
+        for source in folder.images:
+            path = PurePosixPath(source)
+            self._by_stem.setdefault(path.stem, []).append(path)
         self.used: set[str] = set()
+
+    def exact(self, source: str) -> str | None:
+        """Return a path if it is an image."""
+        if source not in self._images:
+            return None
+        self.used.add(source)
+        return source
+
+    def named(self, name: str) -> list[str]:
+        """Return the images with a file name, in whatever folder; none counts as used."""
+        path = PurePosixPath(name)
+        return [str(other) for other in self._by_stem.get(path.stem, ()) if other.name == path.name]
+
+    def nearest(self, path: PurePosixPath, stem: str | None = None) -> str | None:
+        """Return the image with the stem of a file, of several the one whose folders are most like its own; None if two are alike."""
+        alike = [
+            (_shared(other.parts[:-1], path.parts[:-1]), other) for other in self._by_stem.get(stem or path.stem, ())
+        ]
+        best = max((shared for shared, _ in alike), default=0)
+        nearest = [other for shared, other in alike if shared == best]
+        if len(nearest) != 1:
+            return None
+        self.used.add(str(nearest[0]))
+        return str(nearest[0])
 
     def find(self, cell: str, table: str) -> str | None:
         """Return the source of a cell of a file `table`, None if there is no such image or several."""
@@ -104,6 +132,14 @@ def group_kind(column: str | None) -> str:
         return "image"
     word = re.sub(r"_?id$", "", column.casefold())
     return "patient" if word in {"patient", "subject", "mrn"} else word or "group"
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many folders two paths share at their start and at their end."""
+    shortest = min(len(one), len(other))
+    start = next((i for i in range(shortest) if one[i] != other[i]), shortest)
+    end = next((i for i in range(shortest - start) if one[-1 - i] != other[-1 - i]), shortest - start)
+    return start + end
 
 
 def _is_summarisable(values: list[str]) -> bool:

@@ -1,0 +1,130 @@
+"""Annotated images turned into the cases of a detection dataset: image-level labels from boxes, faults collected into one refusal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from clinloop.datasets.case import Box, Case, LayoutOptions, LayoutResult
+from clinloop.datasets.layouts.folder import ExcludedTally, Folder, clean_class, duplicates, listed
+from clinloop.datasets.layouts.sidecar import Rows, describe
+from clinloop.errors import BadInput
+
+BACKGROUND = "background"
+_MAX_NOTES = 200
+
+
+class Faults:
+    """Collects rows that cannot be read, so that one refusal tells of all."""
+
+    def __init__(self) -> None:
+        self._kinds: Counter[str] = Counter()
+        self._lines: list[str] = []
+
+    def add(self, kind: str, place: str) -> None:
+        """Count one fault; the place (a file and a row) is for the custodian only."""
+        self._kinds[kind] += 1
+        self._lines.append(f"{place}: {kind}")
+
+    def refuse(self) -> None:
+        """Refuse the folder if there was a fault.
+
+        Raises:
+            BadInput: with the places as notes.
+        """
+        if not self._kinds:
+            return
+        found = "; ".join(f"{count} × {kind}" for kind, count in self._kinds.most_common())
+        error = BadInput(f"The annotations cannot be read: {found}. Nothing was added; correct them and add it again.")
+        for line in self._lines[:_MAX_NOTES]:
+            error.add_note(line)
+        raise error
+
+
+@dataclass(frozen=True)
+class BoxedImages:
+    """Images with boxes, as an annotation format tells of them."""
+
+    cases: list[Case]
+    """With boxes, without label, group and attributes."""
+    targets: list[str]
+    """Names in the publisher's order; those without a box are left out of the result."""
+    tally: ExcludedTally
+    notes: list[str]
+    own: Rows | None = None
+    """What the annotation file says of each image beside its boxes."""
+
+
+def detection_result(folder: Folder, options: LayoutOptions, found: BoxedImages) -> LayoutResult:
+    """Return the result of a layout whose truth are boxes.
+
+    With one target the classes are "no <target>" and "<target>"; with several the label is the most frequent target of the image,
+    "background" where it was looked at and is empty.
+
+    Raises:
+        BadInput: an option is not of use here.
+    """
+    if options.label_column:
+        raise BadInput("The labels of this layout come from its boxes; leave the label column out.")
+    problems: list[str] = []
+    notes = list(found.notes)
+    if twice := duplicates(case.source for case in found.cases):
+        problems.append(
+            f"{len(twice)} image(s) are annotated in more than one place ({listed(twice)}); keep one annotation an image."
+        )
+    used = {box.target for case in found.cases for box in case.boxes or ()}
+    if unused := [name for name in found.targets if name not in used]:
+        notes.append(f"Targets without a box are left out: {listed(unused, 20)}.")
+    names = {name: clean_class(name) for name in found.targets if name in used}
+    targets = list(names.values())
+    if not used:
+        problems.append("No image has a box; at least one is needed.")
+    if len(set(targets)) < len(targets) or not all(targets) or (len(targets) > 1 and BACKGROUND in targets):
+        problems.append(
+            f'Two targets have the same name, one has none, or one is called "{BACKGROUND}"; rename it in the annotations.'
+        )
+    known = describe(folder, [case.source for case in found.cases], options, found.own)
+    cases = [
+        replace(
+            case,
+            label=_label(case.boxes or (), found.targets, names),
+            group=known.groups[case.source],
+            attributes=known.values[case.source],
+            boxes=tuple(box._replace(target=names[box.target]) for box in case.boxes or ()),
+        )
+        for case in found.cases
+    ]
+    return LayoutResult(
+        cases=cases,
+        classes=classes_of(targets, {case.label for case in cases}),
+        group_kind=known.group_kind,
+        attributes=known.attributes,
+        excluded=found.tally.result(),
+        problems=problems,
+        notes=[*notes, *known.notes],
+        task_type="detection",
+        targets=targets,
+    )
+
+
+def classes_of(targets: Sequence[str], labels: set[str]) -> list[str]:
+    """Return the image-level classes in their order: those that are there."""
+    wanted = [f"no {targets[0]}", targets[0]] if len(targets) == 1 else [BACKGROUND, *targets]
+    return [name for name in wanted if name in labels]
+
+
+def box_around(points: Sequence[tuple[float, float]], target: str) -> Box:
+    """Return the smallest upright box that holds some points."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    return Box(target, min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+
+
+def _label(boxes: Sequence[Box], order: Sequence[str], names: dict[str, str]) -> str:
+    if len(names) == 1:
+        (target,) = names.values()
+        return target if boxes else f"no {target}"
+    if not boxes:
+        return BACKGROUND
+    counts = Counter(box.target for box in boxes)
+    return names[min(counts, key=lambda name: (-counts[name], order.index(name)))]

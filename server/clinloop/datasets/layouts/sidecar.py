@@ -1,0 +1,154 @@
+"""What is known of annotated images beside their annotation: groups and attributes, from a table or from the annotation file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from clinloop.datasets.case import LayoutOptions
+from clinloop.datasets.layouts.columns import (
+    GROUP_NAMES,
+    IMAGE_NAMES,
+    ImageFinder,
+    asked_attributes,
+    fit_attributes,
+    group_kind,
+)
+from clinloop.datasets.layouts.folder import Folder, Table, clean_value, listed
+from clinloop.datasets.layouts.grouping import by_path
+from clinloop.errors import BadInput
+
+NO_GROUPS = "Nothing says which images belong together; siblings and near-duplicates are grouped."
+_KEY_NAMES = (
+    *IMAGE_NAMES,
+    "imageid",
+    "image index",
+    "sopinstanceuid",
+    "sop_instance_uid",
+    "case",
+    "case_id",
+    "dicom_id",
+)
+_MAX_TABLES = 50
+
+Rows = dict[str, dict[str, str]]
+"""Image to column to value."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Groups and attributes of images."""
+
+    group_kind: str
+    groups: dict[str, str | None]
+    attributes: list[str]
+    values: Rows
+    notes: list[str] = field(default_factory=list[str])
+
+
+def describe(
+    folder: Folder,
+    sources: Sequence[str],
+    options: LayoutOptions,
+    own: Rows | None = None,
+    *,
+    keys: Mapping[str, Sequence[str]] | None = None,
+    group: str | None = None,
+) -> Description:
+    """Return group and attributes of every image.
+
+    The columns are those of a table beside the images, if one names most of them, and of `own`, what the annotation file says of each
+    image. `group_by` is a column, a regular expression with one pair of parentheses on the file name, or "none"; without it a column
+    called like a group, else `group`, a column of `own`, else what the file names tell. `keys` lead from further names (a DICOM UID) to images.
+
+    Raises:
+        BadInput: an option names a column that is not there.
+    """
+    notes: list[str] = []
+    rows: Rows = {source: dict((own or {}).get(source, {})) for source in sources}
+    table_name = _add_table(folder, rows, options, keys or {}, notes)
+    header = list(dict.fromkeys(title for row in rows.values() for title in row))
+    table = Table(header, [[rows[source].get(title, "") for title in header] for source in sources])
+    column = _group_column(table, options, group)
+    if column is None:
+        kind, found = by_path(sources, options.group_by)
+        if kind == "image" and options.group_by is None:
+            notes.append(NO_GROUPS)
+    else:
+        position = header.index(column)
+        kind, found = group_kind(column), [clean_value(row[position]) or None for row in table.rows]
+        notes.append(f"Images are grouped by {column!r}{f' of {table_name}' if table_name else ''}.")
+    if options.attributes is not None:
+        attributes = asked_attributes(table, options.attributes)
+    else:
+        attributes = fit_attributes(table, [column], notes)
+    positions = [(name, header.index(name)) for name in attributes]
+    values = {
+        source: {name: clean_value(row[at]) for name, at in positions}
+        for source, row in zip(sources, table.rows, strict=True)
+    }
+    return Description(kind, dict(zip(sources, found, strict=True)), attributes, values, notes)
+
+
+def _group_column(table: Table, options: LayoutOptions, default: str | None) -> str | None:
+    """Return the column to group by, None for groups by file names or none at all."""
+    if options.group_by is None:
+        return table.first_of(GROUP_NAMES) or (table.first_of((default,)) if default else None)
+    if options.group_by == "none" or "(" in options.group_by:
+        return None
+    column = table.first_of((options.group_by,))
+    if column is None:
+        known = f"the columns are {listed(table.header, 30)}" if table.header else "no table names the images"
+        raise BadInput(
+            f"There is no column {options.group_by!r} to group by ({known}); name a column, or a regular expression with one pair of "
+            "parentheses on the file name, for example ^([0-9]+)_."
+        )
+    return column
+
+
+def _add_table(
+    folder: Folder, rows: Rows, options: LayoutOptions, keys: Mapping[str, Sequence[str]], notes: list[str]
+) -> str | None:
+    """Add the columns of the table that names most images (several tables with its header count as one) and return its name."""
+    finder = ImageFinder(folder)
+    found: list[tuple[int, str, Table, str]] = []
+    for name in folder.tables[:_MAX_TABLES]:
+        table = folder.table(name)
+        names = (options.image_column,) if options.image_column else _KEY_NAMES
+        for title in (spelt for key in names if (spelt := table.first_of((key,))) is not None):
+            hits = sum(len(_images(row[table.header.index(title)], name, finder, keys, rows)) for row in table.rows)
+            if hits and hits * 2 >= len(table.rows):
+                found.append((hits, name, table, title))
+    if not found:
+        if options.image_column:
+            raise BadInput(f"No table has a column {options.image_column!r} whose cells name the images; leave it out.")
+        return None
+    _, best, first, title = max(found, key=lambda item: item[0])
+    varying: set[str] = set()
+    for _, name, table, key in found:
+        if table.header == first.header and key == title:
+            at = table.header.index(key)
+            for row in table.rows:
+                for source in _images(row[at], name, finder, keys, rows):
+                    varying |= _merge(rows[source], dict(zip(table.header, row, strict=True)), key)
+    if varying:
+        notes.append(f"Columns left out because they differ between rows of one image: {', '.join(sorted(varying))}.")
+        for row in rows.values():
+            for column in varying:
+                row.pop(column, None)
+    return best
+
+
+def _merge(into: dict[str, str], row: Mapping[str, str], key: str) -> set[str]:
+    """Add a row of a table to what is known of an image and return the columns that say something else."""
+    return {
+        column for column, cell in row.items() if column and column != key and into.setdefault(column, cell) != cell
+    }
+
+
+def _images(cell: str, table: str, finder: ImageFinder, keys: Mapping[str, Sequence[str]], rows: Rows) -> Sequence[str]:
+    """Return the images of this dataset that a cell means."""
+    if cell in keys:
+        return keys[cell]
+    source = finder.find(cell, table)
+    return (source,) if source in rows else ()

@@ -1,0 +1,23 @@
+"""The size of an image from its header, for annotations that are relative to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import ExifTags, Image
+
+
+def shown_size(path: Path) -> tuple[int, int] | None:
+    """Return (width, height) in pixels as a viewer shows the image (EXIF orientation applied), None if the header cannot be read."""
+    try:
+        if path.suffix.lower() == ".dcm":
+            import pydicom
+
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+            return int(header.Columns), int(header.Rows)
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+            width, height = image.size
+            return (height, width) if turned else (width, height)
+    except Exception:  # decoders raise anything on malformed input; the reason is told where images are decoded
+        return None
