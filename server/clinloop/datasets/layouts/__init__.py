@@ -9,12 +9,27 @@ from clinloop.datasets.layouts.class_folders import ClassFolders
 from clinloop.datasets.layouts.coco import Coco
 from clinloop.datasets.layouts.csv_manifest import CsvManifest
 from clinloop.datasets.layouts.folder import Folder
+from clinloop.datasets.layouts.hf_imagefolder import HfImagefolder
 from clinloop.datasets.layouts.isic2019 import Isic2019
+from clinloop.datasets.layouts.mask_folder import MaskFolder
+from clinloop.datasets.layouts.medmnist_npz import MedmnistNpz
+from clinloop.datasets.layouts.nnunet_raw import NnunetRaw
 from clinloop.datasets.layouts.pascal_voc import PascalVoc
 from clinloop.datasets.layouts.yolo import Yolo
 from clinloop.errors import BadInput, unknown
 
-LAYOUTS: list[Layout] = [Isic2019(), Coco(), Yolo(), PascalVoc(), ClassFolders(), CsvManifest()]
+LAYOUTS: list[Layout] = [
+    Isic2019(),
+    Coco(),
+    Yolo(),
+    PascalVoc(),
+    HfImagefolder(),
+    MedmnistNpz(),
+    NnunetRaw(),
+    MaskFolder(),
+    ClassFolders(),
+    CsvManifest(),
+]
 
 
 class Choice(NamedTuple):

@@ -54,6 +54,8 @@ class BoxedImages:
     notes: list[str]
     own: Rows | None = None
     """What the annotation file says of each image beside its boxes."""
+    use_tables: bool = True
+    """A table that names the images tells of them too."""
 
 
 def detection_result(folder: Folder, options: LayoutOptions, found: BoxedImages) -> LayoutResult:
@@ -84,7 +86,7 @@ def detection_result(folder: Folder, options: LayoutOptions, found: BoxedImages)
         problems.append(
             f'Two targets have the same name, one has none, or one is called "{BACKGROUND}"; rename it in the annotations.'
         )
-    known = describe(folder, [case.source for case in found.cases], options, found.own)
+    known = describe(folder, [case.source for case in found.cases], options, found.own, use_tables=found.use_tables)
     cases = [
         replace(
             case,

@@ -52,7 +52,7 @@ class Coco:
         if (found := self.detect(folder, options)).score == 0:
             raise BadInput(f"This is not the layout coco: {found.reason}; it needs {self.looks_for}.")
         files = _choose([_File(name, split_in_name(name), _content(folder, name)) for name in _candidates(folder)])
-        faults, finder = Faults(), ImageFinder(folder)
+        faults, finder = Faults(), ImageFinder(folder.images)
         images = BoxedImages([], _targets(files), ExcludedTally(), [], {})
         for file in files:
             _read_file(file, finder, images, faults)

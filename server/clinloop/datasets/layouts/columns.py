@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from clinloop.datasets.layouts.folder import Folder, Table, clean_value, listed
+from clinloop.datasets.layouts.folder import Table, clean_value, listed
 from clinloop.errors import BadInput
 
 IMAGE_NAMES = ("image", "image_path", "path", "filepath", "file_path", "file", "file_name", "filename", "filestem", "img", "image_id",
@@ -39,16 +39,14 @@ _MAX_VALUES = 40
 class ImageFinder:
     """Finds the image that a cell means: a path, a file name, or a name without suffix."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._images = set(folder.images)
+    def __init__(self, images: Sequence[str]) -> None:
+        self._images = set(images)
         self._by_name: dict[str, str | None] = {}
-        for source in folder.images:
+        self._by_stem: dict[str, list[PurePosixPath]] = {}
+        for source in images:
             path = PurePosixPath(source)
             for name in {path.name, path.stem}:
                 self._by_name[name] = None if name in self._by_name else source  # None: not unique
-        self._by_stem: dict[str, list[PurePosixPath]] = {}
-        for source in folder.images:
-            path = PurePosixPath(source)
             self._by_stem.setdefault(path.stem, []).append(path)
         self.used: set[str] = set()
 

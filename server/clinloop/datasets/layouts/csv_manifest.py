@@ -77,7 +77,7 @@ class CsvManifest:
                 f"This is not the layout csv_manifest: {'; '.join(reasons[:3]) or 'there is no CSV file'}; it needs {self.looks_for}."
             )
         columns = manifests[0].columns
-        resolver = ImageFinder(folder)
+        resolver = ImageFinder(folder.images)
         tally, problems, notes, cases = ExcludedTally(), list[str](), list[str](), list[Case]()
         attributes = _attributes(manifests, options, notes)
         for manifest in manifests:
@@ -108,7 +108,7 @@ def _find(folder: Folder, options: LayoutOptions, *, max_rows: int | None) -> tu
     """Return the table of the dataset (several if they are named after splits) and why other tables are not it."""
     found: list[tuple[int, _Manifest]] = []
     reasons: list[str] = []
-    resolver = ImageFinder(folder)
+    resolver = ImageFinder(folder.images)
     for name in folder.tables[:50]:
         table = folder.table(name, max_rows=max_rows)
         columns = _columns(table, options)

@@ -60,7 +60,7 @@ class PascalVoc:
             if shift
             else "Boxes count pixels from 0: some have a coordinate 0."
         )
-        finder, lists, cases, wrong_sizes = ImageFinder(folder), _lists(folder), list[Case](), 0
+        finder, lists, cases, wrong_sizes = ImageFinder(folder.images), _lists(folder), list[Case](), 0
         for item in marked:
             source = _find(item, finder)
             split = lists.get(PurePosixPath(item.name).stem) if lists else split_in_folders(source or item.name)

@@ -54,11 +54,11 @@ def describe(
     *,
     keys: Mapping[str, Sequence[str]] | None = None,
     group: str | None = None,
+    use_tables: bool = True,
 ) -> Description:
     """Return group and attributes of every image.
 
-    The columns are those of a table beside the images, if one names most of them, and of `own`, what the annotation file says of each
-    image. `group_by` is a column, a regular expression with one pair of parentheses on the file name, or "none"; without it a column
+    The columns are those of a table that names the images (if `use_tables`), and of `own`, what the annotation file says of each image. `group_by` is a column, a regular expression with one pair of parentheses on the file name, or "none"; without it a column
     called like a group, else `group`, a column of `own`, else what the file names tell. `keys` lead from further names (a DICOM UID) to images.
 
     Raises:
@@ -66,7 +66,7 @@ def describe(
     """
     notes: list[str] = []
     rows: Rows = {source: dict((own or {}).get(source, {})) for source in sources}
-    table_name = _add_table(folder, rows, options, keys or {}, notes)
+    table_name = _add_table(folder, rows, options, keys or {}, notes) if use_tables else None
     header = list(dict.fromkeys(title for row in rows.values() for title in row))
     table = Table(header, [[rows[source].get(title, "") for title in header] for source in sources])
     column = _group_column(table, options, group)
@@ -110,7 +110,7 @@ def _add_table(
     folder: Folder, rows: Rows, options: LayoutOptions, keys: Mapping[str, Sequence[str]], notes: list[str]
 ) -> str | None:
     """Add the columns of the table that names most images (several tables with its header count as one) and return its name."""
-    finder = ImageFinder(folder)
+    finder = ImageFinder(folder.images)
     found: list[tuple[int, str, Table, str]] = []
     for name in folder.tables[:_MAX_TABLES]:
         table = folder.table(name)

@@ -31,7 +31,7 @@ class YoloYaml(NamedTuple):
         Raises:
             BadInput: an image belongs to two splits.
         """
-        finder, found = ImageFinder(folder), dict[Split, list[str]]()
+        finder, found = ImageFinder(folder.images), dict[Split, list[str]]()
         for split, entries in self.entries.items():
             found[split] = list(
                 dict.fromkeys(source for entry in entries for source in self._images(entry, folder, finder))
