@@ -15,11 +15,13 @@ from clinloop.datasets.layouts.mask_folder import MaskFolder
 from clinloop.datasets.layouts.medmnist_npz import MedmnistNpz
 from clinloop.datasets.layouts.nnunet_raw import NnunetRaw
 from clinloop.datasets.layouts.pascal_voc import PascalVoc
+from clinloop.datasets.layouts.siim_acr import SiimAcr
 from clinloop.datasets.layouts.yolo import Yolo
 from clinloop.errors import BadInput, unknown
 
 LAYOUTS: list[Layout] = [
     Isic2019(),
+    SiimAcr(),
     Coco(),
     Yolo(),
     PascalVoc(),

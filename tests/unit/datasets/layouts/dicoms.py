@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 
 
 def dicom(values: np.ndarray, *, jpeg: bool = False, syntax: str = "", **elements: object) -> Dataset:
-    """Return a data set of gray values (rows, columns) or colours (rows, columns, 3); `elements` set or, when None, remove a keyword."""
+    """Return a data set of gray values (rows, columns) or colours (rows, columns, 3); `elements` are keywords of the header."""
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = syntax or (JPEGBaseline8Bit if jpeg else ExplicitVRLittleEndian)
@@ -31,10 +32,10 @@ def dicom(values: np.ndarray, *, jpeg: bool = False, syntax: str = "", **element
     header.BitsAllocated = header.BitsStored = 8 * values.dtype.itemsize
     header.HighBit = header.BitsStored - 1
     header.PixelRepresentation = int(np.issubdtype(values.dtype, np.signedinteger))
-    for keyword, value in elements.items():
-        if value is None:
-            delattr(header, keyword)
-        else:
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # public files hold values that are out of form, such as the age "51"
+        for keyword, value in elements.items():
             setattr(header, keyword, value)
     if jpeg:
         file = io.BytesIO()
@@ -50,5 +51,6 @@ def dicom(values: np.ndarray, *, jpeg: bool = False, syntax: str = "", **element
 def write_dicom(path: Path, values: np.ndarray, **options: object) -> Path:
     """Write a DICOM file; see `dicom`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    dicom(values, **options).save_as(path, enforce_file_format=True)
+    with warnings.catch_warnings(action="ignore"):
+        dicom(values, **options).save_as(path, enforce_file_format=True)
     return path
