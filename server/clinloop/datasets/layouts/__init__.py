@@ -13,6 +13,8 @@ from clinloop.datasets.layouts.hf_imagefolder import HfImagefolder
 from clinloop.datasets.layouts.isic2019 import Isic2019
 from clinloop.datasets.layouts.mask_folder import MaskFolder
 from clinloop.datasets.layouts.medmnist_npz import MedmnistNpz
+from clinloop.datasets.layouts.neatx import Neatx
+from clinloop.datasets.layouts.nih_chestxray14 import NihChestXray14
 from clinloop.datasets.layouts.nnunet_raw import NnunetRaw
 from clinloop.datasets.layouts.pascal_voc import PascalVoc
 from clinloop.datasets.layouts.siim_acr import SiimAcr
@@ -22,6 +24,8 @@ from clinloop.errors import BadInput, unknown
 LAYOUTS: list[Layout] = [
     Isic2019(),
     SiimAcr(),
+    Neatx(),
+    NihChestXray14(),
     Coco(),
     Yolo(),
     PascalVoc(),
