@@ -163,7 +163,8 @@ def _plan_study(
     hidden = int(rng.integers(len(projections))) if broken and rng.random() < DISAGREE and len(projections) > 1 else -1
     code = ""
     if wrist.breaks and rng.random() >= NO_CODE:
-        letter = "23" if len(wrist.breaks) > 1 else f"23{wrist.breaks[0].bone[0]}"
+        bones = {item.bone[0] for item in wrist.breaks}
+        letter = "23" if len(bones) == 2 else f"23{min(bones)}"
         code = f"{letter}-{CODES[wrist.breaks[0].kind]}" + (";23u-E/7" if rng.random() < 0.1 else "")
     elif not broken and rng.random() < 0.01:
         code = "23r-M/2.1"
