@@ -345,11 +345,9 @@ def _drain(rng: Rng, pose: _Pose, side: int) -> Array:
     width = rng.uniform(4.0, 6.5)
     gain = np.float32(rng.uniform(0.8, 1.25))
     marker = tube + rng.uniform(-0.2, 0.2) * width / SIDE
-    return gain * (
-        0.12 * _stroke([tube], width)
-        + 0.05 * (_stroke([tube], width) - _stroke([tube], width - 2))
-        + 0.14 * _stroke([marker], 1.5)
-    )
+    body = _stroke([tube], width)
+    edge = body - _stroke([tube], width - 2)
+    return f32(gain * (0.12 * body + 0.05 * edge + 0.14 * _stroke([marker], 1.5)))
 
 
 def _expose(rng: Rng, scene: Array) -> npt.NDArray[np.uint8]:

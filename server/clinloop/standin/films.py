@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -77,7 +77,7 @@ def picked(rng: Rng, count: int, share: float) -> list[bool]:
 
 
 @contextmanager
-def fresh_folder(out: Path, *, images: int, limits: tuple[int, int]) -> Iterator[Path]:
+def fresh_folder(out: Path, *, images: int, limits: tuple[int, int]) -> Generator[Path]:
     """Give a folder to write into; it becomes `out` when all is written.
 
     Raises:
