@@ -19,7 +19,14 @@ from clinloop.workspace import Workspace
 
 
 def create(
-    services: Services, *, dataset_name: str, request: str, spec: TaskSpec, template: str = "", seed: int = 0
+    services: Services,
+    *,
+    dataset_name: str,
+    request: str,
+    spec: TaskSpec,
+    template: str = "",
+    tier: templates.Tier = "lite",
+    seed: int = 0,
 ) -> TaskRow:
     """Freeze the contract and make the workspace; the same arguments return the same task, also after a crash half-way.
 
@@ -33,7 +40,7 @@ def create(
     frozen = freeze(spec, spec_facts(dataset))
     chosen = templates.find(template, frozen.task_type)
     init_key = hashlib.sha256(
-        canonical([dataset_name, request, frozen.model_dump(mode="json"), chosen.name, seed]).encode()
+        canonical([dataset_name, request, frozen.model_dump(mode="json"), chosen.name, tier, seed]).encode()
     ).hexdigest()
     slug = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-")[:24] or "task"
     task, _ = services.store.create_task(
@@ -42,6 +49,7 @@ def create(
         request=request.strip(),
         spec=frozen,
         template=chosen.name,
+        tier=tier,
         seed=seed,
         settings=services.launch_settings,
         init_key=init_key,
@@ -49,7 +57,7 @@ def create(
     if task.status in ("preparing", "open"):
         services.record_standing(task)
     if task.status == "preparing":
-        _prepare(services, task, dataset, chosen)
+        _prepare(services, task, dataset, chosen, tier)
     return services.store.task(task.id)
 
 
@@ -68,7 +76,9 @@ def spec_facts(dataset: Dataset) -> SpecFacts:
     )
 
 
-def _prepare(services: Services, task: TaskRow, dataset: Dataset, template: templates.Template) -> None:
+def _prepare(
+    services: Services, task: TaskRow, dataset: Dataset, template: templates.Template, tier: templates.Tier
+) -> None:
     folder = services.state.task(task.id)
     folder.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder.root / "prepare.lock").open("w") as lock:
@@ -76,6 +86,6 @@ def _prepare(services: Services, task: TaskRow, dataset: Dataset, template: temp
         if services.store.task(task.id).status != "preparing":
             return
         context.prepare_task_data(dataset, task.spec, folder)
-        Workspace(folder.workspace, folder.revisions).create_from(template.folder, template.files)
+        Workspace(folder.workspace, folder.revisions).create_from(template.name, template.sources(tier))
         reach("task:prepared")
         services.store.open_task(task.id)

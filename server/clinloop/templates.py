@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from clinloop.errors import BadInput, unknown
 from clinloop.resources import resource
+
+Tier = Literal["lite", "standard"]
+"""How much a workspace starts with: "standard" is the baseline alone, "lite" adds what is known to help. Source: AutoMedBench (arXiv 2606.01961)."""
 
 
 class Template(NamedTuple):
@@ -19,8 +22,16 @@ class Template(NamedTuple):
     image: str
     """Sandbox image that its code needs."""
     files: tuple[str, ...]
-    """Files that the workspace gets."""
+    """Files that every workspace gets."""
+    lite_files: tuple[str, ...]
+    """Files that only the Lite tier adds; those that templates share lie beside the templates' folders."""
     folder: Path
+
+    def sources(self, tier: Tier) -> dict[str, Path]:
+        """Return the files of a workspace, by their path in it."""
+        names = self.files if tier == "standard" else (*self.files, *self.lite_files)
+        own = {name: self.folder / name for name in names}
+        return {name: path if path.exists() else self.folder.parent / name for name, path in own.items()}
 
 
 def all_templates() -> list[Template]:
@@ -35,6 +46,7 @@ def all_templates() -> list[Template]:
                 tuple(facts["task_types"]),
                 facts["image"],
                 tuple(facts["files"]),
+                tuple(facts.get("lite_files", ())),
                 file.parent,
             )
         )

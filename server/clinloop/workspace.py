@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,15 +143,15 @@ class Workspace:
         self._work = WorkFolder(folder)
         self._store = RevisionStore(store)
 
-    def create_from(self, template: Path, names: Sequence[str]) -> Revision:
-        """Fill the workspace with the named files of a template as revision r1; it may be repeated, also after a crash half-way."""
+    def create_from(self, template: str, sources: Mapping[str, Path]) -> Revision:
+        """Fill the workspace with copies of files, by their path in it, as revision r1; it may be repeated, also after a crash half-way."""
         with self._store.lock():
             if self._store.newest() is not None:
                 return self._store.find("r1")
-            files = {name: (template / name).read_bytes() for name in names}
+            files = {name: source.read_bytes() for name, source in sources.items()}
             self._work.write(files)
             return self._store.add(
-                files, parent=None, kind="initial", summary=f"initial workspace from template {template.name}"
+                files, parent=None, kind="initial", summary=f"initial workspace from template {template}"
             )
 
     # Looking

@@ -101,7 +101,7 @@ class Lab:
         template.mkdir()
         (template / "train.py").write_text(train, encoding="utf-8")
         (template / "predict.py").write_text(predict, encoding="utf-8")
-        self.workspace(task.id).create_from(template, ["train.py", "predict.py"])
+        self.workspace(task.id).create_from("linear", {name: template / name for name in ("train.py", "predict.py")})
         self.store.open_task(task.id)
         return task.id
 

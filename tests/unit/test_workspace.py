@@ -43,7 +43,7 @@ def workspace(template: Path, folder: Path) -> Workspace:
     """A workspace at r1."""
     folder.parent.mkdir()
     made = Workspace(folder, folder.parent / "revisions.git")
-    made.create_from(template, FILES)
+    made.create_from("linear", {name: template / name for name in FILES})
     return made
 
 
@@ -54,7 +54,7 @@ def test_a_new_workspace_holds_the_files_of_its_template_as_r1(
     assert (folder / "README.md").read_text(encoding="utf-8") == "this is README.md of the template\n"
     (only,) = workspace.log()
     assert (only.name, only.kind, len(only.commit)) == ("r1", "initial", 40)
-    assert workspace.create_from(template, FILES) == only
+    assert workspace.create_from("linear", {name: template / name for name in FILES}) == only
 
 
 def test_each_edit_is_a_revision_with_its_diff(workspace: Workspace, folder: Path) -> None:

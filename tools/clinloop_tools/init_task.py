@@ -27,6 +27,8 @@ class TaskReply(Reply):
     """Fingerprint of the key that signs the ledger; the clinician notes it for `clinloop verify --key`."""
     template: str
     """What the workspace started from."""
+    tier: str
+    """How much it started with: lite or standard."""
     files: list[str]
     """Files of the workspace."""
     workspace: str
@@ -51,6 +53,13 @@ def init_task(
     template: Annotated[
         str, Field(description='What the workspace starts from. Default: the one for the task type ("classification").')
     ] = "",
+    tier: Annotated[
+        templates.Tier,
+        Field(
+            description='"lite" (default): the baseline, TECHNIQUES.md and small tested modules in techniques/ to build on; '
+            '"standard": the baseline alone, for comparing agents. It is recorded.'
+        ),
+    ] = "lite",
     seed: Annotated[
         int,
         Field(description="Seed of the task; another seed makes another task of the same contract. Default 0.", ge=0),
@@ -65,12 +74,14 @@ def init_task(
     """
     if dataset in ingestion.folders(state):
         raise NotNow(f"Folder {dataset!r} is not ingested yet: inspect it first, inspect_dataset(dataset={dataset!r}).")
-    task = tasks.create(state, dataset_name=dataset, request=request, spec=spec, template=template, seed=seed)
+    task = tasks.create(
+        state, dataset_name=dataset, request=request, spec=spec, template=template, tier=tier, seed=seed
+    )
     facts = task_facts(state, task.id)
-    files = templates.find(task.template, task.spec.task_type).files
+    files = templates.find(task.template, task.spec.task_type).sources(tier)
     reply = TaskReply(
         status=task.status,
-        next_step=f"Read {', '.join(files)} with edit_workspace(task_id='{task.id}', operation='view', path=...), "
+        next_step=f"Read {', '.join(name for name in files if '/' not in name)} with edit_workspace(task_id='{task.id}', operation='view', path=...), "
         f"then start the baseline: run_training(task_id='{task.id}').",
         guarantee=facts.standing.level.code,
         guarantee_meaning=facts.standing.text,
@@ -81,6 +92,7 @@ def init_task(
         spec_sha256=task.spec.sha256(),
         ledger_key=state.store.key_fingerprint,
         template=task.template,
+        tier=tier,
         files=list(files),
         workspace=str(state.state.task(task.id).workspace) if state.connection == "stdio" else "",
         image=image_view(context.image_of(state.settings, task), state.settings),

@@ -29,6 +29,7 @@ class Tasks:
         request: str,
         spec: TaskSpec,
         template: str,
+        tier: str = "standard",
         seed: int,
         settings: dict[str, Any],
         init_key: str,
@@ -62,6 +63,7 @@ class Tasks:
                 "request": request,
                 "spec_sha256": spec.sha256(),
                 "template": template,
+                "tier": tier,
                 "budget": {"preset": spec.budget, **preset._asdict()},
             }
             ledger.append(connection, scope, "contract", at=at, detail=contract, genesis=dataset_head)
