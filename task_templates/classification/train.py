@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from clinloop_runtime import open_session
-from model import DEVICE, RANK, autocast, build, decode_all, predict, prepare, save
+from model import DEVICE, RANK, autocast, build, decode_all, place, predict, prepare, save, take
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))  # one per GPU, started by torchrun
 ON_GPU = DEVICE.type == "cuda"
@@ -50,15 +50,16 @@ if session.gpus > 1 and "LOCAL_RANK" not in os.environ:  # start once more, as o
 if PROCESSES > 1:
     dist.init_process_group("cpu:gloo,cuda:nccl" if ON_GPU else "gloo")
 torch.manual_seed(session.seed + RANK)
+torch.backends.cudnn.benchmark = True  # every batch has the same shape: the first one tries which algorithm is fastest
 rng = np.random.default_rng(session.seed + RANK)  # every process draws its own order of the cases
 train, val = session.train_cases(), session.val_cases()
-x_train, x_val = load_images(train), load_images(val)  # (N, px, px, 3), (M, px, px, 3) uint8
+x_train, x_val = place(load_images(train)), load_images(val)  # (N, px, px, 3), (M, px, px, 3) uint8
 y_train = torch.tensor([session.classes.index(case.label) for case in train], device=DEVICE)  # (N,)
 val_ids = [case.case_id for case in val]
 
 net, origin = build(ARCH, len(session.classes), session.weights)
 trained = torch.nn.parallel.DistributedDataParallel(net) if PROCESSES > 1 else net  # averages gradients
-optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
 about = {"arch": ARCH, "classes": session.classes, "px": PX, "mean": MEAN, "std": STD}
 if RANK == 0:
     facts = {"arch": ARCH, "weights": origin, "px": PX, "device": str(DEVICE), "processes": PROCESSES}
@@ -96,7 +97,7 @@ while (progress := seen_by_rank_0((time.monotonic() - begun) / train_s)) < 1:
     if len(order) < BATCH:
         order = np.concatenate([order, rng.permutation(len(train))])
     rows, order = order[:BATCH], order[BATCH:]
-    x = augment(prepare(x_train[rows], MEAN, STD))  # (B, 3, px, px)
+    x = augment(prepare(take(x_train, rows), MEAN, STD))  # (B, 3, px, px)
     net.train()
     with autocast():
         logits = trained(x)  # (B, n_classes)
