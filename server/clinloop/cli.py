@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from clinloop import __version__
+from clinloop.cli_annotate import annotate
 from clinloop.cli_data import data_app
 from clinloop.cli_images import images_app
+from clinloop.cli_reproduce import reproduce
 from clinloop.cli_seal import key_app, read_identity, unseal
 from clinloop.cli_service import GroupOption, OpenOption, service_app
 from clinloop.connect import SOCKET
@@ -43,6 +45,10 @@ app.add_typer(images_app, name="images")
 app.add_typer(service_app, name="service")
 app.add_typer(task_app, name="task")
 app.add_typer(key_app, name="key")
+app.command(epilog="Example: clinloop reproduce isic8 mel-nv --data ~/isic2019")(reproduce)
+data_app.command("annotate", epilog="Example: clinloop data annotate siim --model neatx-3f9a2c --column drain")(
+    annotate
+)
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)
 
 

@@ -59,7 +59,7 @@ class Run:
             self.truth = {row["case_id"]: row["label"] for row in csv.DictReader(file)}
 
     def edit(self, *numbers: int) -> None:
-        steps = tomllib.loads((TEMPLATE / "trajectory/trajectory.toml").read_text(encoding="utf-8"))["step"]
+        steps = tomllib.loads((TEMPLATE / "trajectory/isic8.toml").read_text(encoding="utf-8"))["step"]
         for edit in (edit for number in numbers for edit in steps[number]["edits"]):
             path = self.workspace / edit["path"]
             text = edit["text"] if edit["operation"] == "create" else path.read_text(encoding="utf-8")
@@ -279,7 +279,7 @@ def test_the_scripted_mistake_fails_in_prediction_and_its_fix_works(tmp_path: Pa
 
 
 def test_all_scripted_edits_together_pass_a_smoke_test(run: Run) -> None:
-    steps = tomllib.loads((TEMPLATE / "trajectory/trajectory.toml").read_text(encoding="utf-8"))["step"]
+    steps = tomllib.loads((TEMPLATE / "trajectory/isic8.toml").read_text(encoding="utf-8"))["step"]
     run.edit(*range(len(steps)))
     trained = run.train()
     assert trained.returncode == 0, trained.stdout

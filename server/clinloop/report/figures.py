@@ -18,7 +18,7 @@ from clinloop.untrusted import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 
 class Palette(NamedTuple):
@@ -76,16 +76,16 @@ def metric_bars_svg(metrics: Sequence[FinalMetric]) -> str:
     def draw(figure: Figure, colours: Palette) -> None:
         for index, row in enumerate(rows):
             axes = figure.add_subplot(len(rows), 1, index + 1)
-            _style(axes, colours, grid="y")
+            style(axes, colours, grid="y")
             for position, metric in enumerate(row):
-                _bar_pair(axes, position, metric, colours)
-            labels = [_tick(metric) for metric in row]
+                bar_pair(axes, position, metric, colours)
+            labels = [tick(metric) for metric in row]
             axes.set_xticks(range(len(row)), labels)
             axes.set_xlim(-0.6, 5.6 if len(rows) > 1 else max(len(row), 3) - 0.4)
             axes.set_ylim(0, 1.12)
             axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
             axes.set_ylabel("value on the test set")
-        _legend(figure.axes[0], colours)
+        legend(figure.axes[0], colours)
 
     return _svg(
         "metrics", draw, size=(7.4, 0.5 + 2.9 * len(rows)), label="Test metrics of the initial and the refined model"
@@ -96,14 +96,14 @@ def trajectory_svg(runs: Sequence[RunSummary], primary_title: str) -> str:
     """Draw figure 4: validation value of every run, and the accepted model so far as a line."""
 
     def draw(figure: Figure, colours: Palette) -> None:
-        _draw_trajectory(figure, colours, runs, primary_title)
+        draw_trajectory(figure, colours, runs, primary_title)
 
     return _svg("trajectory", draw, size=(7.4, 3.6), label=f"{short(primary_title)} on validation by run")
 
 
 def trajectory_png(runs: Sequence[RunSummary], primary_title: str) -> bytes:
     """Draw the trajectory as a PNG of 920 x 520 pixels for `read_validation(view="figure")`."""
-    return _render(lambda figure: _draw_trajectory(figure, LIGHT, runs, primary_title), (9.2, 5.2), kind="png")
+    return render(lambda figure: draw_trajectory(figure, LIGHT, runs, primary_title), (9.2, 5.2), kind="png")
 
 
 def learning_svg(runs: Sequence[RunSummary], primary_title: str, incumbent: int) -> str | None:
@@ -114,7 +114,7 @@ def learning_svg(runs: Sequence[RunSummary], primary_title: str, incumbent: int)
 
     def draw(figure: Figure, colours: Palette) -> None:
         axes = figure.add_subplot()
-        _style(axes, colours, grid="y")
+        style(axes, colours, grid="y")
         for run in sorted(curves, key=lambda run: (run.number == incumbent, run.number == 0)):
             role = "refined" if run.number == incumbent else "initial" if run.number == 0 else "muted"
             seconds, values = zip(*run.validations, strict=True)
@@ -129,7 +129,7 @@ def learning_svg(runs: Sequence[RunSummary], primary_title: str, incumbent: int)
                 alpha=1 if emphasised else 0.6,
             )
             if emphasised:
-                _note(
+                note(
                     axes,
                     f" run {run.number}",
                     (seconds[-1], values[-1]),
@@ -152,7 +152,7 @@ def class_auc_svg(metrics: Sequence[FinalMetric]) -> str | None:
 
     def draw(figure: Figure, colours: Palette) -> None:
         axes = figure.add_subplot()
-        _style(axes, colours, grid="x")
+        style(axes, colours, grid="x")
         for row, metric in enumerate(reversed(per_class)):
             for model, offset in ((metric.initial, -0.14), (metric.refined, 0.14)):
                 colour = colours.refined if model is metric.refined else colours.initial
@@ -186,7 +186,7 @@ def confusion_svg(classes: Sequence[str], initial: Sequence[Sequence[int]], refi
             (("initial", initial, colours.initial), ("refined", refined, colours.refined))
         ):
             axes = figure.add_subplot(1, 2, index + 1)
-            _style(axes, colours, grid=None)
+            style(axes, colours, grid=None)
             for row, counts in enumerate(matrix):
                 for column, count in enumerate(counts):
                     share = count / max(sum(counts), 1)
@@ -210,12 +210,12 @@ def confusion_svg(classes: Sequence[str], initial: Sequence[Sequence[int]], refi
     return _svg("confusion", draw, size=(7.4, min(side, 4.6)), label="Confusion matrices, initial and refined")
 
 
-def _tick(metric: FinalMetric) -> str:
+def tick(metric: FinalMetric) -> str:
     title = clean(short(metric.title)) + (" (lower is better)" if metric.direction == "lower" else "")
     return textwrap.fill(title, 16, max_lines=4, placeholder=" …")
 
 
-def _bar_pair(axes: Axes, position: int, metric: FinalMetric, colours: Palette) -> None:
+def bar_pair(axes: Axes, position: int, metric: FinalMetric, colours: Palette) -> None:
     top = 0.0
     for model, offset, colour in ((metric.initial, -0.19, colours.initial), (metric.refined, 0.19, colours.refined)):
         if model.value is None:
@@ -229,12 +229,12 @@ def _bar_pair(axes: Axes, position: int, metric: FinalMetric, colours: Palette) 
         axes.text(
             x, 0.02, f"{model.value:.3f}"[1:] if model.value < 1 else "1", ha="center", color=colours.ground, fontsize=8
         )
-    _note(axes, p_text(metric.p), (position, top), colours.muted, ha="center", offset=(0, 5))
+    note(axes, p_text(metric.p), (position, top), colours.muted, ha="center", offset=(0, 5))
 
 
-def _draw_trajectory(figure: Figure, colours: Palette, runs: Sequence[RunSummary], primary_title: str) -> None:
+def draw_trajectory(figure: FigureBase, colours: Palette, runs: Sequence[RunSummary], primary_title: str) -> None:
     axes = figure.add_subplot()
-    _style(axes, colours, grid="y")
+    style(axes, colours, grid="y")
     charged = [run for run in runs if run.mode == "full"]
     scored = [(run, run.primary) for run in charged if run.primary is not None]
     accepted = [(run.number, value) for run, value in scored if run.decision == "accepted"]
@@ -254,7 +254,7 @@ def _draw_trajectory(figure: Figure, colours: Palette, runs: Sequence[RunSummary
         axes.plot(numbers, values, "o", color=colours.refined, markersize=7, label="accepted run")
         for index, (x, y) in enumerate(accepted):
             if index in {0, len(accepted) - 1} or len(accepted) <= 8:
-                _note(axes, f"{y:.3f}", (x, y), colours.ink, ha="center", offset=(0, 7))
+                note(axes, f"{y:.3f}", (x, y), colours.ink, ha="center", offset=(0, 7))
     if rejected:
         axes.plot(
             *zip(*rejected, strict=True),
@@ -278,10 +278,10 @@ def _draw_trajectory(figure: Figure, colours: Palette, runs: Sequence[RunSummary
     axes.margins(y=0.18)
     axes.set_xlabel("run (0 = baseline)")
     axes.set_ylabel(f"{clean(short(primary_title))} on validation")
-    _legend(axes, colours)
+    legend(axes, colours)
 
 
-def _style(axes: Axes, colours: Palette, *, grid: Any) -> None:
+def style(axes: Axes, colours: Palette, *, grid: Any) -> None:
     for name, spine in axes.spines.items():
         spine.set_visible(name in {"left", "bottom"})
         spine.set_color(colours.grid)
@@ -294,11 +294,11 @@ def _style(axes: Axes, colours: Palette, *, grid: Any) -> None:
         axes.grid(axis=grid, color=colours.grid, linewidth=0.8)
 
 
-def _note(axes: Axes, text: str, at: tuple[float, float], colour: str, *, ha: Any, offset: tuple[float, float]) -> None:
+def note(axes: Axes, text: str, at: tuple[float, float], colour: str, *, ha: Any, offset: tuple[float, float]) -> None:
     axes.annotate(text, at, xytext=offset, textcoords="offset points", ha=ha, color=colour, fontsize=8)
 
 
-def _legend(axes: Axes, colours: Palette) -> None:
+def legend(axes: Axes, colours: Palette) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         from matplotlib.patches import Patch
@@ -312,7 +312,7 @@ def _legend(axes: Axes, colours: Palette) -> None:
 
 def _svg(name: str, draw: Callable[[Figure, Palette], None], *, size: tuple[float, float], label: str) -> str:
     """Return one <svg> without ids that clash, fonts, links or fixed size, its colours bound to CSS variables."""
-    text = _render(lambda figure: draw(figure, _MARKED), size, kind="svg").decode()
+    text = render(lambda figure: draw(figure, _MARKED), size, kind="svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
@@ -333,7 +333,7 @@ def _svg(name: str, draw: Callable[[Figure, Palette], None], *, size: tuple[floa
     return text.replace(">", f'><title id="{name}-title">{title}</title>', 1)
 
 
-def _render(draw: Callable[[Figure], None], size: tuple[float, float], *, kind: str) -> bytes:
+def render(draw: Callable[[Figure], None], size: tuple[float, float], *, kind: str) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
