@@ -85,8 +85,14 @@ async def connected(services: Services, screen: Screen, name: str) -> AsyncGener
     server = StdioServerParameters(command=sys.executable, args=arguments)
     with (services.settings.state / "server.log").open("a", encoding="utf-8") as errors:
         client = Client(stdio_client(server, errlog=errors), client_info=Implementation(name=name, version="1"))
+        refusal: Refusal | None = None
         async with client:
-            yield Agent(client, screen)
+            try:
+                yield Agent(client, screen)
+            except Refusal as found:  # kept out of the client's task group, which would wrap it
+                refusal = found
+        if refusal is not None:
+            raise refusal
 
 
 class Agent:

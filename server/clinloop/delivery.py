@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from clinloop import __version__, context
 from clinloop.context import TaskContext
 from clinloop.datasets import vault
-from clinloop.datasets.dataset import Dataset
+from clinloop.datasets.dataset import Annotation, Dataset
 from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.paths import TaskFolder
@@ -247,7 +247,18 @@ def _dataset_facts(dataset: Dataset, spec: TaskSpec, outcome: Outcome) -> report
         split_rule=f"Test: {test_rule}. Validation: {rule.val:.0%} of the rest, by group, stratified by class.",
         image_rules=tuple(f"{name}: {text}" for name, text in dataset.record.image_rules.items()),
         commitment=dataset.commitment,
-        audit=tuple(report.AuditItem(level="warning", text=text) for text in dataset.audit.warnings),
+        audit=(
+            *(report.AuditItem(level="warning", text=text) for text in dataset.audit.warnings),
+            *(report.AuditItem(level="note", text=_origin(made)) for made in dataset.record.annotations),
+        ),
+    )
+
+
+def _origin(made: Annotation) -> str:
+    """Say where an attribute comes from that a model predicted."""
+    return (
+        f"Attribute {made.column} is the probability of {made.class_name!r} by {made.run} of task {made.task} (checkpoint "
+        f"{made.checkpoint_sha256[:12]}), not what a person saw. Overlap with what that model was made with: {made.overlap}."
     )
 
 

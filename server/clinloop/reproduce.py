@@ -25,6 +25,7 @@ from clinloop.files import write_atomic
 from clinloop.report import paper_figures
 from clinloop.report.comparison import Setup, compare, read_report, write_comparison
 from clinloop.report.confounding import confounding
+from clinloop.report.data import ReportData
 from clinloop.report.text import number
 from clinloop.sandbox import backends
 from clinloop.services import Services
@@ -108,7 +109,9 @@ def play(request: Request, *, sandbox: str | None, accept: bool, console: Consol
             _print(tables[name], console)
     everything = _all_tables(request.folder)
     write_comparison(request.folder, everything)
-    reports = {name: read_report(Path(table["report"]).parent) for name, table in everything.items()}
+    reports: dict[TaskName, ReportData] = {
+        name: read_report(Path(table["report"]).parent) for name, table in everything.items()
+    }
     paper_figures.draw_bars(request.folder, reports)
     return tables
 

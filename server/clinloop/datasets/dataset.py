@@ -72,6 +72,27 @@ class SplitRule(BaseModel):
     """SHA-256 over all (case_id, split)."""
 
 
+class Annotation(BaseModel):
+    """An attribute that a model predicted; nothing in it depends on a test case."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    column: str
+    """Name of the attribute."""
+    task: str
+    """Task whose final model predicted it."""
+    run: str
+    """Run of that task."""
+    class_name: str
+    """Class whose probability it is."""
+    checkpoint_sha256: str
+    """Of the model."""
+    overlap: str
+    """How much of train and validation the model has seen, in words."""
+    is_clean: bool
+    """Whether everything could be compared and nothing is shared."""
+
+
 class DatasetRecord(BaseModel):
     """dataset.json: what an agent may know of a dataset without looking at its cases."""
 
@@ -104,6 +125,8 @@ class DatasetRecord(BaseModel):
     split: SplitRule
     commitment: str
     """Salted Merkle root over (case_id, split, group, label, boxes, SHA-256 of the stored image and mask) of all cases."""
+    annotations: list[Annotation] = []
+    """Attributes that models predicted, each with its source."""
 
 
 class Dataset:

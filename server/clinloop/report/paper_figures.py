@@ -32,7 +32,7 @@ def write_figure(folder: Path, name: str, draw: Callable[[Figure], None], size: 
 
 def draw_bars(folder: Path, tasks: Mapping[TaskName, ReportData]) -> None:
     """Write figure 3: test metrics of the initial and the refined model with 95 % intervals and p, the paper's values as diamonds."""
-    rows = [(name, _with_paper(name, data)) for name, data in tasks.items()]
+    rows: list[tuple[TaskName, list[FinalMetric]]] = [(name, _with_paper(name, data)) for name, data in tasks.items()]
 
     def draw(figure: Figure) -> None:
         for index, (name, metrics) in enumerate(rows):
@@ -90,7 +90,7 @@ def draw_evolution(folder: Path, name: TaskName, data: ReportData) -> None:
         if name != "wrist-5pct":
             draw_trajectory(figure, _COLOURS, data.runs, data.primary_title)
             return
-        own, paper = figure.subfigures(1, 2)
+        own, paper = figure.subfigures(1, 2, squeeze=False)[0]
         draw_trajectory(own, _COLOURS, data.runs, data.primary_title)
         _draw_paper_evolution(paper)
 
