@@ -87,7 +87,7 @@ def test_the_script_of_the_demo_holds_four_edits_and_one_fix() -> None:
 def test_a_target_that_has_its_template_has_its_trajectory(name: TaskName) -> None:
     target = TARGETS[name]
     if target.source.standin not in STANDINS or not (TEMPLATE.parent / target.template / "template.toml").is_file():
-        pytest.skip(f"its parts are not here yet")
+        pytest.skip("its parts are not here yet")
     assert (target.template, target.trajectory) in TRAJECTORIES
 
 
