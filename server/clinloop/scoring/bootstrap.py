@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from clinloop.scoring.evaluate import AnyCases, cells_of, evaluate
 from clinloop.scoring.metrics import Scheme
-from clinloop.scoring.weighted import Cases, evaluate
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,13 +42,13 @@ def draw_counts(n_groups: int, resamples: int, *, seed: int, chunk: int = 1024) 
         yield np.bincount(cells.ravel(), minlength=n_groups * size).reshape(n_groups, size).astype(np.float64)
 
 
-def bootstrap(names: Sequence[str], scheme: Scheme, models: Sequence[Cases], *, resamples: int, seed: int) -> Floats:
+def bootstrap(names: Sequence[str], scheme: Scheme, models: Sequence[AnyCases], *, resamples: int, seed: int) -> Floats:
     """Return metrics (models, M, B) of several models on the same resamples of the same groups; NaN where undefined."""
     first = models[0]
     if any(model.n_groups != first.n_groups for model in models):
         raise ValueError("models of a paired bootstrap share their groups")
     result = np.empty((len(models), len(names), resamples))
-    chunk, done = max(16, min(2048, _CELLS // max(1, len(first.truth)))), 0
+    chunk, done = max(16, min(2048, _CELLS // max(1, cells_of(first)))), 0
     for counts in draw_counts(first.n_groups, resamples, seed=seed, chunk=chunk):
         for model, target in zip(models, result, strict=True):
             target[:, done : done + counts.shape[1]] = evaluate(names, scheme, model, counts)

@@ -300,19 +300,19 @@ def _shown(names: Sequence[str]) -> str:
 class Rule(NamedTuple):
     """A rule that turns a ROC curve into one threshold."""
 
-    kind: Literal["youden", "sensitivity", "specificity"]
+    kind: Literal["youden", "max_f1", "sensitivity", "specificity"]
     target: float
-    """At least this sensitivity or specificity; 0 for youden."""
+    """At least this sensitivity or specificity; 0 for youden and max_f1."""
 
 
 def parse_rule(text: str) -> Rule:
-    """Read "youden", "sensitivity>=X" or "specificity>=X" with 0 < X <= 1.
+    """Read "youden", "max_f1", "sensitivity>=X" or "specificity>=X" with 0 < X <= 1.
 
     Raises:
         BadInput: no such rule.
     """
-    if text == "youden":
-        return Rule("youden", 0.0)
+    if text in ("youden", "max_f1"):
+        return Rule(text, 0.0)
     kind, _, number = text.partition(">=")
     try:
         target = float(number)
@@ -321,7 +321,7 @@ def parse_rule(text: str) -> Rule:
     if 0 < target <= 1 and kind in ("sensitivity", "specificity"):
         return Rule(kind, target)
     raise BadInput(
-        f"Unknown operating-point rule {text[:80]!r}; valid are 'youden', 'sensitivity>=X' and 'specificity>=X' with X above 0 and at most 1."
+        f"Unknown operating-point rule {text[:80]!r}; valid are 'youden', 'max_f1', 'sensitivity>=X' and 'specificity>=X' with X above 0 and at most 1."
     )
 
 

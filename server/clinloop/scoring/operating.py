@@ -15,7 +15,7 @@ def fix_operating_point(
 ) -> OperatingPoint | None:
     """Choose the threshold of a class on validation cases; None without a case on either side.
 
-    Candidates are the distinct scores and one above them all. `youden` takes the largest sensitivity + specificity (of equals the
+    Candidates are the distinct scores and one above them all. `max_f1` takes the largest F1 and `youden` the largest sensitivity + specificity (of equals the
     highest threshold), `sensitivity>=X` the highest threshold that reaches X, `specificity>=X` the lowest that does.
 
     Raises:
@@ -30,6 +30,10 @@ def fix_operating_point(
     sensitivity = 1.0 - np.searchsorted(positives, candidates, side="left") / len(positives)  # falls with the threshold
     specificity = np.searchsorted(negatives, candidates, side="left") / len(negatives)  # rises with the threshold
     match kind:
+        case "max_f1":
+            found = sensitivity * len(positives)
+            f1 = 2 * found / (found + (1 - specificity) * len(negatives) + len(positives))
+            chosen = np.flatnonzero(f1 >= f1.max() - 1e-12)[-1]
         case "youden":
             gain = sensitivity + specificity
             chosen = np.flatnonzero(gain >= gain.max() - 1e-12)[-1]

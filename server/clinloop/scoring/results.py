@@ -7,6 +7,8 @@ from typing import Any
 
 from clinloop.scoring.metrics import Direction, OperatingPoint
 
+CONFUSION_IS = "rows are true classes, columns decided classes, both in the order of per_class"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -21,7 +23,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """One class in the per-class table."""
+    """One class in the per-class table; of boxes and masks one target, told per image."""
 
     class_name: str
     n: int
@@ -41,15 +43,17 @@ class ScoreResult:
     primary_metric: str
     metrics: dict[str, Estimate]
     operating_points: dict[str, OperatingPoint]
-    """By class; a class without cases on both sides has none."""
+    """By class; a class without cases on both sides has none. A detection task has one, called after its target or "any target"."""
     per_class: list[ClassRow]
     confusion: list[list[int]]
-    """Cases by true class (rows) and decided class (columns)."""
+    """Cases by what is true (rows) and what was decided (columns)."""
     n: int
     groups: int
     resamples: int
     """0: no intervals were asked for."""
     seed: int
+    confusion_is: str = CONFUSION_IS
+    """What the rows and columns of the confusion matrix are."""
     notes: list[str] = field(default_factory=list[str])
     """What a reader must know: classes left out of a mean, too few groups."""
 

@@ -21,6 +21,7 @@ COLUMNS = ("case_id", "group", "label")
 OPTIONAL = ("width", "height", "boxes", "mask")
 ATTRIBUTE = "attr:"
 _NONE: Mapping[str, str] = MappingProxyType({})
+_PRESENT, _ABSENT = ("yes", "y", "true", "present"), ("no", "n", "false", "absent")
 _FIELD_CAP = 1 << 24
 """Characters of one field; the csv module allows 131,072, less than a ragged mask needs."""
 
@@ -91,6 +92,28 @@ def truth_csv(cases: Iterable[TruthCase]) -> bytes:
         fields = [_field(case, name) for name in used] + [case.attributes.get(name, "") for name in attributes]
         writer.writerow([case.case_id, case.group, case.label, *fields])
     return text.getvalue().encode()
+
+
+def confounder_value(name: str, text: str) -> float | None:
+    """Return what an attribute says of a confounder: 0 = absent to 1 = present, None = missing.
+
+    Raises:
+        BadInput: neither a number from 0 to 1 nor a word for yes or no.
+    """
+    word = text.strip().lower()
+    if not word:
+        return None
+    if word in _PRESENT or word in _ABSENT:
+        return float(word in _PRESENT)
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise BadInput(
+            f"The attribute {name[:80]!r} cannot be scored as a confounder: each value must be a number from 0 to 1, or yes or no, or missing."
+        )
+    return value
 
 
 def _field(case: TruthCase, name: str) -> str:

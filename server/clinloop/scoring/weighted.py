@@ -1,4 +1,4 @@
-"""Metrics of one set of predictions under many weightings of its groups at once.
+"""Classification metrics under many weightings of its groups at once.
 
 A weighting says how often each group occurs: all ones for the data as they are, the counts of a resample for the bootstrap. Nothing is
 duplicated or sorted again: what depends on the data alone (sort orders, sums per group) is computed once in `Cases`, and a weighting
@@ -7,33 +7,52 @@ costs gathers, cumulative sums and matrix products. Every value equals that of p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from clinloop.scoring.metrics import OperatingPoint, Scheme, resolve
+from clinloop.scoring.metrics import OperatingPoint
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
+_T = TypeVar("_T")
+
 _SPECIFICITY = 0.80
 
 
-class _Curve(NamedTuple):
-    """Where the cases of one class stand among all others, by score."""
+class Curve(NamedTuple):
+    """Where the cases of one side stand among those of the other, by score."""
 
     positive_groups: Ints
-    """(P,) group of each case of the class."""
+    """(P,) group of each positive case."""
     negative_groups: Ints
-    """(M,) group of each other case, ascending by score."""
+    """(M,) group of each negative case, ascending by score."""
     below: Ints
-    """(P,) number of other cases with a smaller score."""
+    """(P,) number of negative cases with a smaller score."""
     not_above: Ints
-    """(P,) number of other cases with a smaller or equal score."""
+    """(P,) number of negative cases with a smaller or equal score."""
+
+
+def order(
+    scores: Floats, groups: Ints, is_positive: npt.NDArray[np.bool_], is_negative: npt.NDArray[np.bool_]
+) -> Curve:
+    """Sort the cases of two sides by score; a case may be on neither."""
+    negatives, positives = np.flatnonzero(is_negative), np.flatnonzero(is_positive)
+    negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+    below = np.searchsorted(scores[negatives], scores[positives], side="left")
+    by_rank = np.argsort(below, kind="stable")  # neighbours in memory are read together
+    positives = positives[by_rank]
+    return Curve(
+        groups[positives],
+        groups[negatives],
+        below[by_rank],
+        np.searchsorted(scores[negatives], scores[positives], side="right"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +70,25 @@ class Cases:
     """(K,) operating point of each class; NaN where there is none."""
     positive: int | None = None
     """Positive class of two; its threshold then decides."""
-    _curves: dict[int, _Curve] = field(default_factory=dict[int, _Curve], repr=False)
+    confounders: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    """(N, C) value of each confounder of the scheme from 0 to 1, NaN where missing; without confounders any size."""
+    _made: dict[object, Any] = field(default_factory=dict[object, Any], repr=False)
 
     @property
     def n_classes(self) -> int:
         """K."""
         return self.probabilities.shape[1]
 
-    def curve(self, index: int) -> _Curve:
+    def curve(self, index: int) -> Curve:
         """Return the one-vs-rest order of a class, sorted at the first call."""
-        if index not in self._curves:
-            scores, is_positive = self.probabilities[:, index], self.truth == index
-            negatives = np.flatnonzero(~is_positive)
-            negatives = negatives[np.argsort(scores[negatives], kind="stable")]
-            positives = np.flatnonzero(is_positive)
-            below = np.searchsorted(scores[negatives], scores[positives], side="left")
-            order = np.argsort(below, kind="stable")  # neighbours in memory are read together
-            positives = positives[order]
-            self._curves[index] = _Curve(
-                self.groups[positives],
-                self.groups[negatives],
-                below[order],
-                np.searchsorted(scores[negatives], scores[positives], side="right"),
-            )
-        return self._curves[index]
+        is_class = self.truth == index
+        return self.once(index, lambda: order(self.probabilities[:, index], self.groups, is_class, ~is_class))
+
+    def once(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """Return what depends on the cases alone, made at the first call."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @cached_property
     def decided(self) -> Ints:
@@ -93,28 +107,31 @@ class Cases:
     def case_sums(self) -> Floats:
         """(G, 2) cases and summed Brier terms per group."""
         distance = self.probabilities - np.eye(self.n_classes)[self.truth]
-        return self.per_group(np.stack([np.ones(len(self.truth)), 0.5 * np.square(distance).sum(axis=1)], axis=1))
+        columns = np.stack([np.ones(len(self.truth)), 0.5 * np.square(distance).sum(axis=1)], axis=1)
+        return per_group(columns, self.groups, self.n_groups)
 
     @cached_property
     def decision_sums(self) -> Floats:
         """(G, 3K) per group and class: right decisions, cases, decisions."""
         classes = np.arange(self.n_classes)
         is_class, is_decided = self.truth[:, None] == classes, self.decided[:, None] == classes
-        return self.per_group(np.concatenate([is_class & is_decided, is_class, is_decided], axis=1))
+        columns = np.concatenate([is_class & is_decided, is_class, is_decided], axis=1)
+        return per_group(columns, self.groups, self.n_groups)
 
     @cached_property
     def flag_sums(self) -> Floats:
         """(G, 4K) per group and class: flagged cases, cases, unflagged others, others."""
         is_class = self.truth[:, None] == np.arange(self.n_classes)
         columns = [is_class & self.flagged, is_class, ~is_class & ~self.flagged, ~is_class]
-        return self.per_group(np.concatenate(columns, axis=1))
+        return per_group(np.concatenate(columns, axis=1), self.groups, self.n_groups)
 
-    def per_group(self, columns: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> Floats:
-        """Return sums of (N, C) columns within groups, (G, C)."""
-        sums = np.empty((self.n_groups, columns.shape[1]))
-        for column, target in zip(columns.T, sums.T, strict=True):
-            target[:] = np.bincount(self.groups, weights=column, minlength=self.n_groups)
-        return sums
+
+def per_group(columns: npt.NDArray[np.float64] | npt.NDArray[np.bool_], groups: Ints, n_groups: int) -> Floats:
+    """Return sums of (N, C) columns within groups, (G, C)."""
+    sums = np.empty((n_groups, columns.shape[1]))
+    for column, target in zip(columns.T, sums.T, strict=True):
+        target[:] = np.bincount(groups, weights=column, minlength=n_groups)
+    return sums
 
 
 class Weighting:
@@ -131,13 +148,16 @@ class Weighting:
         Source: the Mann-Whitney form, AUC = P(score of a case > score of another) + P(equal) / 2.
         """
         if index not in self._aucs:
-            curve = self.cases.curve(index)
-            positives, ascending = self.counts[curve.positive_groups], self._ascending(curve)
-            beaten = ascending[curve.below]
-            if not np.array_equal(curve.below, curve.not_above):
-                beaten = (beaten + ascending[curve.not_above]) * 0.5
-            self._aucs[index] = _ratio(np.einsum("ij,ij->j", positives, beaten), positives.sum(axis=0) * ascending[-1])
+            self._aucs[index] = self.auc_of(self.cases.curve(index))
         return self._aucs[index]
+
+    def auc_of(self, curve: Curve) -> Floats:
+        """(B,) ROC AUC of two sides that were ordered, as `auc`."""
+        positives, ascending = self.counts[curve.positive_groups], self._ascending(curve)
+        beaten = ascending[curve.below]
+        if not np.array_equal(curve.below, curve.not_above):
+            beaten = (beaten + ascending[curve.not_above]) * 0.5
+        return ratio(np.einsum("ij,ij->j", positives, beaten), positives.sum(axis=0) * ascending[-1])
 
     def sensitivity_at_specificity(self, index: int) -> Floats:
         """(B,) largest sensitivity of any threshold whose specificity is at least 0.80; NaN where a side is empty."""
@@ -146,44 +166,44 @@ class Weighting:
         total = ascending[-1]
         # A threshold at a case of the class rejects the others below it; sensitivity only grows while that is enough.
         reached = ascending[curve.below] >= _SPECIFICITY * total * (1 - 1e-12)
-        found = _ratio(np.einsum("ij,ij->j", positives, reached.astype(np.float64)), positives.sum(axis=0))
+        found = ratio(np.einsum("ij,ij->j", positives, reached.astype(np.float64)), positives.sum(axis=0))
         return np.where(total > 0, found, np.nan)
 
     def f1(self, index: int) -> Floats:
         """(B,) F1 of a decided class."""
         right, cases, decisions = self._decisions
-        return _ratio(2 * right[index], cases[index] + decisions[index])
+        return ratio(2 * right[index], cases[index] + decisions[index])
 
     def recall(self, index: int) -> Floats:
         """(B,) share of the cases of a class that were decided right."""
         right, cases, _ = self._decisions
-        return _ratio(right[index], cases[index])
+        return ratio(right[index], cases[index])
 
     def accuracy(self) -> Floats:
         """(B,) share of the cases that were decided right."""
         right, cases, _ = self._decisions
-        return _ratio(right.sum(axis=0), cases.sum(axis=0))
+        return ratio(right.sum(axis=0), cases.sum(axis=0))
 
     def sensitivity(self, index: int) -> Floats:
         """(B,) share of the cases of a class at or above its operating point."""
-        return self._flag_ratio(index, 0)
+        return self._flagratio(index, 0)
 
     def specificity(self, index: int) -> Floats:
         """(B,) share of the other cases below the operating point of a class."""
-        return self._flag_ratio(index, 2)
+        return self._flagratio(index, 2)
 
     def brier(self) -> Floats:
         """(B,) half the squared distance between probabilities and truth, mean over cases. Source: Brier 1950, halved to [0, 1]."""
         n, distance = self.cases.case_sums.T @ self.counts
-        return _ratio(distance, n)
+        return ratio(distance, n)
 
     def macro(self, metric: Callable[[int], Floats]) -> Floats:
         """(B,) mean of a per-class metric over the classes where it is defined; NaN where it is for none."""
         values = np.stack([metric(index) for index in range(self.cases.n_classes)])  # (K, B)
         defined = ~np.isnan(values)
-        return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+        return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 
-    def _ascending(self, curve: _Curve) -> Floats:
+    def _ascending(self, curve: Curve) -> Floats:
         """(M + 1, B) weight of the m lowest-scored cases outside the class, for m from 0 to M; valid until the next call."""
         sums = self._scratch[: len(curve.negative_groups) + 1]
         sums[0] = 0.0
@@ -204,14 +224,13 @@ class Weighting:
     def _flags(self) -> Floats:
         return (self.cases.flag_sums.T @ self.counts).reshape(4, self.cases.n_classes, -1)
 
-    def _flag_ratio(self, index: int, part: int) -> Floats:
+    def _flagratio(self, index: int, part: int) -> Floats:
         if np.isnan(self.cases.thresholds[index]):
             return np.full(self.counts.shape[1], np.nan)
-        return _ratio(self._flags[part, index], self._flags[part + 1, index])
+        return ratio(self._flags[part, index], self._flags[part + 1, index])
 
 
-# One entry per metric of METRICS; the class index is given for families only.
-_EVALUATORS: Mapping[str, Callable[[Weighting, int], Floats]] = {
+CLASSIFICATION_METRICS: Mapping[str, Callable[[Weighting, int], Floats]] = {
     "macro_auc": lambda weighting, _: weighting.macro(weighting.auc),
     "auc_<class>": lambda weighting, index: weighting.auc(index),
     "f1": lambda weighting, _: weighting.macro(weighting.f1),
@@ -223,23 +242,7 @@ _EVALUATORS: Mapping[str, Callable[[Weighting, int], Floats]] = {
     "accuracy": lambda weighting, _: weighting.accuracy(),
     "brier": lambda weighting, _: weighting.brier(),
 }
-
-
-def evaluate(names: Sequence[str], scheme: Scheme, cases: Cases, counts: Floats) -> Floats:
-    """Return metrics (M, B) under the weightings `counts` (G, B); NaN where undefined.
-
-    Raises:
-        BadInput: a name is no metric of the scheme.
-    """
-    weighting = Weighting(cases, counts)
-    resolved = [resolve(name, scheme) for name in names]
-    values = [_EVALUATORS[metric.name](weighting, -1 if index is None else index) for metric, index in resolved]
-    return np.stack(values) if values else np.empty((0, counts.shape[1]))
-
-
-def evaluate_once(names: Sequence[str], scheme: Scheme, cases: Cases) -> Floats:
-    """Return metrics (M,) of the cases as they are."""
-    return evaluate(names, scheme, cases, np.ones((cases.n_groups, 1)))[:, 0]
+"""What computes a metric (B,); the class index is given to families only."""
 
 
 def confusion(cases: Cases) -> list[list[int]]:
@@ -253,7 +256,7 @@ def thresholds_of(points: Mapping[str, OperatingPoint], classes: Sequence[str]) 
     return np.array([points[name].threshold if name in points else np.nan for name in classes])
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
     """Divide; NaN where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)

@@ -10,9 +10,10 @@ import pytest
 from clinloop.errors import BadInput
 from clinloop.scoring.acceptance import Mode, decide
 from clinloop.scoring.bootstrap import bootstrap, p_of_gain
+from clinloop.scoring.evaluate import evaluate_once
 from clinloop.scoring.metrics import Scheme
 from clinloop.scoring.results import Estimate, PairedMetric
-from clinloop.scoring.weighted import Cases, evaluate_once
+from clinloop.scoring.weighted import Cases
 
 
 def pair(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from clinloop.scoring.bootstrap import bootstrap, draw_counts, interval, p_of_gain, p_two_sided
+from clinloop.scoring.evaluate import evaluate_once
 from clinloop.scoring.metrics import Scheme
-from clinloop.scoring.weighted import Cases, evaluate_once
+from clinloop.scoring.weighted import Cases
 
 CLASSES = ["no", "yes"]
 SCHEME = Scheme(tuple(CLASSES))

@@ -9,9 +9,10 @@ import pytest
 from sklearn import metrics as oracle
 
 from clinloop.errors import BadInput
+from clinloop.scoring.evaluate import evaluate, evaluate_once
 from clinloop.scoring.metrics import METRICS, Scheme, is_higher_better, metrics_of, parse_rule, resolve, title
 from clinloop.scoring.operating import fix_operating_point, fix_operating_points
-from clinloop.scoring.weighted import Cases, confusion, evaluate, evaluate_once, thresholds_of
+from clinloop.scoring.weighted import Cases, confusion, thresholds_of
 
 CLASSES = ["A", "B", "C_x"]
 SCHEME = Scheme(tuple(CLASSES))
