@@ -18,7 +18,7 @@ def score_differences(data: ReportData, evidence: Evidence, *, tolerance: float)
     """Return what differs between the final metrics of a report and those that its evidence gives; empty = nothing."""
     try:
         truth = service.read_truth(evidence.truth)
-    except (BadInput, UnicodeDecodeError):
+    except BadInput:
         return ["evidence/truth.csv is no table of case_id, group and label"]
     settings = {(metric.resamples, metric.seed) for metric in data.final}
     if not data.final or any(not 0 <= resamples <= MOST_RESAMPLES for resamples, _ in settings):

@@ -23,7 +23,7 @@ def conflict_auc(weighting: Weighting, positive: int, place: int) -> Floats:
     # NaN compares as False on both sides.
     sides = is_positive & (value < PRESENT), ~is_positive & (value >= PRESENT)
     curve = cases.once(
-        ("conflict", place), lambda: order(cases.probabilities[:, positive], cases.groups, sides[0], sides[1])
+        ("conflict", positive, place), lambda: order(cases.probabilities[:, positive], cases.groups, sides[0], sides[1])
     )
     return weighting.auc_of(curve)
 
@@ -64,7 +64,7 @@ CONFOUNDER_METRICS: dict[str, Callable[[Weighting, int, int], Floats]] = {
 
 def _moments(cases: Cases, positive: int, place: int) -> Floats:
     """(12, G) for positives, then for negatives: cases and sums of p, c, pp, cc, pc, with p and c shifted by their means."""
-    return cases.once(("moments", place), lambda: _summed_moments(cases, positive, place))
+    return cases.once(("moments", positive, place), lambda: _summed_moments(cases, positive, place))
 
 
 def _summed_moments(cases: Cases, positive: int, place: int) -> Floats:

@@ -60,9 +60,10 @@ def read_truth(source: Path | bytes) -> list[TruthCase]:
     Raises:
         BadInput: other columns, or a field that is not what its column holds.
     """
-    text = (source.read_bytes() if isinstance(source, Path) else source).decode("utf-8")
+    data = source.read_bytes() if isinstance(source, Path) else source
     before = csv.field_size_limit(_FIELD_CAP)
     try:
+        text = data.decode("utf-8")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         names = list(reader.fieldnames or ())
         more = [name for name in names[3:] if name not in OPTIONAL and not name.startswith(ATTRIBUTE)]

@@ -17,7 +17,7 @@ import pytest
 from clinloop.errors import BadInput, BadPredictions, Refusal
 from clinloop.scoring import service
 from clinloop.scoring.metrics import metrics_of
-from clinloop.scoring.service import ChildLimits, Scheme, TruthCase
+from clinloop.scoring.service import ChildLimits, Scheme, TruthBox, TruthCase
 
 CLASSES = ["MEL", "NV", "BCC"]
 SCHEME = Scheme(tuple(CLASSES))
@@ -267,3 +267,231 @@ def test_the_server_side_imports_neither_numpy_nor_scikit_learn() -> None:
 def test_scores_for_an_agent_are_rounded() -> None:
     assert service.rounded(0.123456) == 0.1235
     assert service.rounded(None) is None
+
+
+BOXES = Scheme(("no fracture", "fracture"), task_type="detection", targets=("fracture",))
+MASKS = replace(BOXES, task_type="segmentation")
+
+
+def drawn_boxes(*, skill: float, seed: int = 1) -> tuple[TruthRows, bytes]:
+    """Return 60 cases in 30 groups, every third without a box, and boxes that are found as often as `skill` says."""
+    random = np.random.default_rng(0)
+    truth = [
+        TruthCase(f"b{at:03d}", f"g{at // 2}", "fracture", 100, 80, (TruthBox(0, *random.uniform(5, 40, 4)),))
+        if at % 3
+        else TruthCase(f"b{at:03d}", f"g{at // 2}", "no fracture", 100, 80, ())
+        for at in range(60)
+    ]
+    random = np.random.default_rng(seed)
+    rows: dict[str, service.Prediction] = {}
+    for case in truth:
+        boxes = [
+            service.Detected(*box, score=0.4 + 0.6 * random.random())
+            for box in case.boxes or ()
+            if random.random() < skill
+        ]
+        boxes += [service.Detected(0, *random.uniform(40, 60, 4), score=0.7 * random.random())] * (
+            random.random() < 0.6
+        )
+        rows[case.case_id] = tuple(boxes)
+    return truth, service.predictions_bytes(rows, BOXES)
+
+
+def drawn_masks(*, skill: float) -> tuple[TruthRows, bytes]:
+    """Return 40 cases in 20 groups, every fourth without a target, and masks that cover a share `skill` of it."""
+    truth: TruthRows = []
+    rows: dict[str, service.Prediction] = {}
+    for at in range(40):
+        target = 20 + at if at % 4 else 0
+        truth.append(
+            TruthCase(
+                f"m{at:03d}",
+                f"g{at // 2}",
+                "fracture" if target else "no fracture",
+                10,
+                12,
+                None,
+                (120 - target, target)[: 1 + (target > 0)],
+            )
+        )
+        found = int(target * skill) or int(at % 8 == 0)
+        rows[truth[-1].case_id] = service.Mask(12, 10, (120 - found, found)[: 1 + (found > 0)])
+    return truth, service.predictions_bytes(rows, MASKS)
+
+
+def test_boxes_are_scored_with_their_operating_point_and_a_better_detector_is_kept() -> None:
+    names = [metric.name for metric in metrics_of(BOXES)]
+    truth, weak = drawn_boxes(skill=0.4)
+    strong = drawn_boxes(skill=0.9)[1]
+    result = service.score_predictions(strong, truth, scheme=BOXES, metrics=names, primary="ap50", resamples=200)
+    assert set(result.metrics) == set(names)
+    for estimate in result.metrics.values():
+        assert estimate.value is not None
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.low <= estimate.value <= estimate.high
+    point = result.operating_points["fracture"]
+    assert point.rule == "max_f1"
+    assert (point.sensitivity, point.specificity) == (result.per_class[0].sensitivity, result.per_class[0].specificity)
+    assert (result.per_class[0].n, result.per_class[0].auc) == (40, result.metrics["image_auc"].value)
+    assert [sum(row) for row in result.confusion] == [20, 40]
+    decision = service.decide(strong, weak, truth, scheme=BOXES, primary="ap50", guards={"recall": 0.05}, resamples=300)
+    assert (decision.accepted, decision.reason) == (True, "better")
+    final = service.final_scores(
+        weak,
+        strong,
+        truth,
+        scheme=BOXES,
+        metrics=["ap50_95", "f1", "recall"],
+        operating_points_initial={"fracture": {"threshold": 1.0}},
+        operating_points_refined=result.operating_points,
+        resamples=100,
+    )
+    assert final[0].gain is not None
+    assert final[0].gain > 0
+    assert (final[2].initial.value, final[2].refined.value) == (0.0, result.metrics["recall"].value)
+    assert (final[0].n, final[0].groups) == (60, 30)
+
+
+def test_a_rule_for_images_fixes_the_operating_point_of_boxes_by_the_best_score() -> None:
+    truth, found = drawn_boxes(skill=0.9)
+    result = service.score_predictions(
+        found, truth, scheme=BOXES, metrics=[], primary="ap50", operating_rule="sensitivity>=0.9", intervals=False
+    )
+    sensitivity = result.operating_points["fracture"].sensitivity
+    assert sensitivity is not None
+    assert 0.9 <= sensitivity == result.per_class[0].sensitivity
+
+
+def test_boxes_in_shares_of_the_image_are_pointed_out() -> None:
+    truth, _ = drawn_boxes(skill=1)
+    rows = {case.case_id: (service.Detected(0, 0.1, 0.2, 0.3, 0.4, 0.9),) for case in truth}
+    result = service.score_predictions(
+        service.predictions_bytes(rows, BOXES), truth, scheme=BOXES, metrics=[], primary="ap50", intervals=False
+    )
+    assert result.primary == 0.0
+    assert "write pixels of the image file" in " ".join(result.notes)
+
+
+def test_masks_are_scored_and_a_better_one_is_kept() -> None:
+    names = [metric.name for metric in metrics_of(MASKS)]
+    truth, weak = drawn_masks(skill=0.5)
+    strong = drawn_masks(skill=0.9)[1]
+    result = service.score_predictions(strong, truth, scheme=MASKS, metrics=names, primary="dice", resamples=200)
+    assert result.operating_points == {}
+    assert 0.93 < (result.primary or 0) < 0.95
+    assert result.metrics["image_specificity"].value == 0.5
+    assert result.confusion == [[5, 5], [0, 30]]
+    assert service.decide(strong, weak, truth, scheme=MASKS, primary="dice", resamples=300).reason == "better"
+    rows = service.read_predictions(strong, scheme=MASKS, sizes={case.case_id: (10, 12) for case in truth})
+    assert service.predictions_bytes(rows, MASKS) == strong
+    with pytest.raises(BadPredictions, match=r"size \[12, 10\]; its image has \[10, 12\]"):
+        service.read_predictions(strong, scheme=MASKS, sizes={case.case_id: (12, 10) for case in truth})
+
+
+def test_what_a_model_owes_to_a_confounder_is_scored_from_the_truth_file(tmp_path: Path) -> None:
+    scheme = Scheme(("no pneumothorax", "pneumothorax"), positive="pneumothorax", confounders=("drain",))
+    random = np.random.default_rng(0)
+    truth = [
+        TruthCase(
+            f"p{at:03d}",
+            f"g{at // 2}",
+            scheme.classes[at % 2],
+            attributes={"drain": "1" if (at * 7 // 5) % 2 else "0.1"},
+        )
+        for at in range(200)
+    ]
+    rows = {
+        case.case_id: (1 - p, p)
+        for case in truth
+        for p in [
+            0.2
+            + 0.3 * (case.label == "pneumothorax")
+            + 0.4 * (case.attributes["drain"] == "1")
+            + 0.05 * random.random()
+        ]
+    }
+    (tmp_path / "truth.csv").write_bytes(service.truth_csv(truth))
+    result = service.score_predictions(
+        service.predictions_bytes(rows, scheme),
+        tmp_path / "truth.csv",
+        scheme=scheme,
+        metrics=["partial_r_drain", "conflict_auc_drain", "fp_share_drain", "raw_r_drain"],
+        primary="auc_pneumothorax",
+        operating_rule="sensitivity>=0.9",
+        resamples=200,
+    )
+    values = {name: estimate.value for name, estimate in result.metrics.items()}
+    assert (values["partial_r_drain"] or 0) > 0.95
+    assert values["conflict_auc_drain"] == 0.0
+    assert values["fp_share_drain"] == 1.0
+    low = result.metrics["partial_r_drain"].low
+    assert low is not None
+    assert low > 0.9
+    with pytest.raises(BadInput, match="no attribute 'pacemaker'"):
+        service.score_predictions(
+            service.predictions_bytes(rows, scheme),
+            truth,
+            scheme=replace(scheme, confounders=("pacemaker",)),
+            metrics=["partial_r_pacemaker"],
+            primary="f1",
+        )
+
+
+def test_a_truth_that_lacks_what_its_task_needs_is_refused() -> None:
+    boxes, found = drawn_boxes(skill=1)
+    masks, mask_file = drawn_masks(skill=1)
+    for truth, data, scheme in (
+        ([boxes[0]._replace(boxes=None), *boxes[1:]], found, BOXES),
+        ([boxes[0]._replace(boxes=(TruthBox(1, 0, 0, 5, 5),)), *boxes[1:]], found, BOXES),
+        ([masks[0]._replace(mask=None), *masks[1:]], mask_file, MASKS),
+        ([masks[0]._replace(width=11), *masks[1:]], mask_file, MASKS),
+    ):
+        with pytest.raises(BadInput, match="The truth"):
+            service.score_predictions(
+                data, truth, scheme=scheme, metrics=[], primary="ap50" if scheme is BOXES else "dice"
+            )
+
+
+def test_a_nested_bomb_of_a_file_ends_as_bad_predictions() -> None:
+    truth, _ = drawn_boxes(skill=1)
+    for data in (b"[" * 1_000_000, b"[" + b"{}," * 500_000 + b"{}]"):
+        with pytest.raises(BadPredictions):
+            service.score_predictions(data, truth, scheme=BOXES, metrics=[], primary="ap50", intervals=False)
+    with pytest.raises(BadPredictions, match="bytes"):
+        service.read_predictions(b" " * 4_000_000, scheme=BOXES, expected=[case.case_id for case in truth])
+
+
+def test_the_difference_of_two_predictions_is_how_far_they_are_apart() -> None:
+    def boxes(*found: tuple[float, ...]) -> tuple[service.Detected, ...]:
+        return tuple(service.Detected(0, *values) for values in found)  # pyright: ignore[reportArgumentType]
+
+    one = boxes((10, 10, 20, 20, 0.9), (50, 50, 10, 10, 0.3))
+    for other, expected in (
+        (one, 0.0),
+        (one[::-1], 0.0),
+        (boxes((10, 10, 20, 20, 0.8), (50, 50, 10, 10, 0.3)), 0.1),
+        (one[:1], 0.3),
+        ((*one, *boxes((80, 80, 5, 5, 0.05))), 0.05),
+        (boxes((12, 10, 20, 20, 0.9), (50, 50, 10, 10, 0.3)), 0.9 * (1 - 18 / 22)),
+        ((), 0.9),
+        ((one[0]._replace(target=1), one[1]), 0.9),
+    ):
+        assert service.difference(BOXES, one, other) == pytest.approx(expected)
+        assert service.difference(BOXES, other, one) == pytest.approx(expected)
+    assert service.difference(SCHEME, (0.2, 0.3, 0.5), (0.2, 0.35, 0.45)) == pytest.approx(0.05)
+
+
+def test_the_difference_of_masks_is_the_share_of_the_union_that_differs() -> None:
+    from clinloop.scoring.rle import counts_of
+
+    random = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 1.0):
+        one, other = random.random((40, 50)) < share, random.random((40, 50)) < 0.5
+        first, second = (service.Mask(40, 50, counts_of(mask)) for mask in (one, other))
+        expected = (one ^ other).sum() / max((one | other).sum(), 2)
+        assert service.difference(MASKS, first, second) == pytest.approx(expected)
+        assert service.difference(MASKS, first, first) == 0.0
+    nothing, dot = service.Mask(40, 50, (2000,)), service.Mask(40, 50, (7, 1, 1992))
+    assert service.difference(MASKS, nothing, dot) == 0.5  # a pixel is half a thousandth of this image
+    assert service.difference(MASKS, nothing, service.Mask(50, 40, (2000,))) == 1.0
