@@ -108,7 +108,13 @@ def _check(dataset: Dataset, identities: Sequence[Identity]) -> _Opened:
     digests = {
         name: hashlib.sha256(image).hexdigest() for name, image in sealed.open_images(dataset.folder, facts, identities)
     }
-    test = [case._replace(image_sha256=digests.get(case.case_id, "")) for case in table]
+    test = [
+        case._replace(
+            image_sha256=digests.get(case.case_id, ""),
+            mask_sha256=digests.get(sealed.mask_entry(case.case_id), "") if case.mask else "",
+        )
+        for case in table
+    ]
     if not vault.holds(dataset.folder, test, facts.salt):
         raise BadInput(
             "What is sealed, or the stored training and validation images, are not what was committed to when the dataset was added. Nothing "
@@ -118,12 +124,15 @@ def _check(dataset: Dataset, identities: Sequence[Identity]) -> _Opened:
 
 
 def _write_images(dataset: Dataset, opened: _Opened, identities: Sequence[Identity], place: Path) -> list[CaseRow]:
-    """Write the test images into the folder in memory and return the test cases with where they lie."""
+    """Write the test images and masks into the folder in memory and return the test cases with where they lie."""
     folder = place / "opened"
     folder.mkdir(mode=0o700)
     for name, image in sealed.open_images(dataset.folder, opened.facts, identities):
         (folder / name).write_bytes(image)
-    return [case._replace(image=folder / case.case_id) for case in opened.test]
+    return [
+        case._replace(image=folder / case.case_id, mask=folder / sealed.mask_entry(case.case_id) if case.mask else None)
+        for case in opened.test
+    ]
 
 
 def _carry(store: Store, here: TaskContext, frozen: Sequence[Frozen], test: Sequence[CaseRow], place: Path) -> None:

@@ -53,7 +53,8 @@ class Frame(NamedTuple):
     @property
     def shown(self) -> tuple[int, int]:
         """Upright, at full size: the frame of boxes and masks."""
-        return self.file[::-1] if self.orientation in range(5, 9) else self.file
+        width, height = self.file
+        return (height, width) if self.orientation in range(5, 9) else (width, height)
 
 
 def fit_boxes(boxes: Sequence[Box], frame: Frame) -> tuple[tuple[Box, ...], int]:

@@ -155,7 +155,8 @@ class PixelStore:
         ) as error:  # decoders raise anything on malformed input: OSError, SyntaxError, ValueError, struct.error, …
             return Unreadable(_reason(error))
         try:
-            truth = _fit_truth(job, Frame(facts.size, facts.orientation, image.size))
+            frame = Frame(facts.size, facts.orientation, image.size)
+            truth = _fit_truth(job, frame)
         except Misfit as misfit:
             return BadTruth(str(misfit))
         suffix = ".jpg" if facts.is_jpeg else ".png"
@@ -173,8 +174,8 @@ class PixelStore:
             file_sha256=hashlib.sha256(encoded).hexdigest(),
             phash=perceptual_hash(gray),
             thumbnail=gray.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR).tobytes(),
-            width=facts.shown[0],
-            height=facts.shown[1],
+            width=frame.shown[0],
+            height=frame.shown[1],
             file_bytes=Path(job.source).stat().st_size,
             mode=facts.mode,
             tags=facts.tags,
@@ -240,8 +241,6 @@ class _SourceFacts:
     size: tuple[int, int]
     """(width, height) as the file stores it."""
     orientation: int
-    shown: tuple[int, int]
-    """(width, height) upright."""
     mode: str
     tags: tuple[str, ...]
     handling: tuple[str, ...]
@@ -268,10 +267,9 @@ def _read(path: Path, max_px: int) -> tuple[Image.Image, _SourceFacts]:
         image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
     if max(size) > max_px:
         handling.append("reduced")
-    shown = size[::-1] if orientation in range(5, 9) else size
     # A copy that only has pixels: Pillow would write info (ICC profile, EXIF, comments) that rides along.
     bare = Image.frombytes("RGB", image.size, image.tobytes())
-    return bare, _SourceFacts(is_jpeg, size, orientation, shown, mode, tags, tuple(handling))
+    return bare, _SourceFacts(is_jpeg, size, orientation, mode, tags, tuple(handling))
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:

@@ -2,7 +2,7 @@
 
 vault/seal.json     who can open it, where the originals lay, how many pieces there are
 vault/facts.age     test cases with labels, the custodian's audit, the source files, the salt of the commitment
-vault/images/N.age  all test images in one stream, cut into pieces of equal size: no size tells of one image
+vault/images/N.age  all test images and masks in one stream, cut into pieces of equal size: no size tells of one image
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class SealWriter:
         self.places: list[Place] = []
 
     def add(self, name: str, image: bytes) -> None:
-        """Append one encoded image."""
+        """Append one encoded image or mask."""
         self.places.append(Place(name=name, offset=self._length, size=len(image)))
         self._length += len(image)
         self._buffer += image
@@ -114,6 +114,11 @@ class SealWriter:
         self._digest.update(piece)
         write_new(self._images / f"{self.pieces:06d}.age", seal(piece, self._recipients))
         self.pieces += 1
+
+
+def mask_entry(case_id: str) -> str:
+    """Return the name of a case's mask in the sealed stream."""
+    return f"{case_id}.mask"
 
 
 def write_facts(vault: Path, facts: Facts, recipients: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from clinloop.datasets.audit import Ties
 from clinloop.datasets.case import Case, LayoutResult, MaskFile, Split
 from clinloop.datasets.dataset import CaseRow, image_folder, mask_folder
 from clinloop.datasets.pixels import BadTruth, ImageFacts, PixelJob, StoreSettings
-from clinloop.datasets.sealed import SealWriter
+from clinloop.datasets.sealed import SealWriter, mask_entry
 from clinloop.datasets.workers import store_all
 from clinloop.errors import BadInput, NotNow, Refusal
 
@@ -179,11 +179,6 @@ def place(source: Source, readable: Sequence[Item], ties: Ties, build: Path, *, 
 def by_id(items: Sequence[Item]) -> list[Item]:
     """Return items in the order of their opaque ids."""
     return sorted(items, key=lambda item: item.case_id)
-
-
-def mask_entry(case_id: str) -> str:
-    """Return the name of a case's mask in the sealed stream."""
-    return f"{case_id}.mask"
 
 
 def unreadable_lines(items: Sequence[Item]) -> list[str]:

@@ -74,8 +74,9 @@ def _readable(dataset_folder: Path) -> Path:
 def commitment(cases: Iterable[CaseRow], salt: str) -> str:
     """Return the Merkle root over all cases: SHA-256, leaves sorted by case id and salted one by one, an odd node moves up.
 
-    A leaf is H(0x00 ‖ HMAC(salt, case_id) ‖ JSON of [case_id, split, group, label, image_sha256]), a node H(0x01 ‖ left ‖ right), so a single
-    case can be opened later without opening the others. Source of the prefixes: RFC 6962 §2.1.
+    A leaf is H(0x00 ‖ HMAC(salt, case_id) ‖ JSON of [case_id, split, group, label, image_sha256, boxes, mask_sha256]), a node
+    H(0x01 ‖ left ‖ right), so a single case can be opened later without opening the others. Boxes are null or a list of [target, x, y,
+    width, height] in pixels of the stored image; mask_sha256 is "" without a mask. Source of the prefixes: RFC 6962 §2.1.
     """
     level = [_leaf(case, bytes.fromhex(salt)) for case in sorted(cases, key=lambda case: case.case_id)]
     if not level:
@@ -87,7 +88,7 @@ def commitment(cases: Iterable[CaseRow], salt: str) -> str:
 
 
 def verify_commitment(dataset_folder: Path, *, check_images: bool = True) -> bool:
-    """Tell whether splits, groups, labels and (by default) image files are those that were committed to when the dataset was added.
+    """Tell whether splits, groups, labels, boxes and (by default) files of images and masks are those that were committed to when the dataset was added.
 
     Raises:
         NotNow: the test part is sealed; `holds` checks it while it is open.
@@ -95,7 +96,7 @@ def verify_commitment(dataset_folder: Path, *, check_images: bool = True) -> boo
     test = open_test(dataset_folder)
     secret = Secret.model_validate(json.loads((dataset_folder / "vault" / "secret.json").read_text(encoding="utf-8")))
     if check_images:
-        test = [case._replace(image_sha256=_file_sha256(case.image)) for case in test]
+        test = [_as_on_disk(case) for case in test]
     return holds(dataset_folder, test, secret.salt, check_images=check_images)
 
 
@@ -104,16 +105,25 @@ def holds(dataset_folder: Path, test: Iterable[CaseRow], salt: str, *, check_ima
     record = DatasetRecord.model_validate_json((dataset_folder / "dataset.json").read_text(encoding="utf-8"))
     cases = read_cases(dataset_folder / "cases.csv", dataset_folder)
     if check_images:
-        cases = [case._replace(image_sha256=_file_sha256(case.image)) for case in cases]
+        cases = [_as_on_disk(case) for case in cases]
     return hmac.compare_digest(commitment([*cases, *test], salt), record.commitment)
 
 
 def _leaf(case: CaseRow, salt: bytes) -> bytes:
     own_salt = hmac.digest(salt, case.case_id.encode(), "sha256")
     content = json.dumps(
-        [case.case_id, case.split, case.group, case.label, case.image_sha256], ensure_ascii=False, separators=(",", ":")
+        [case.case_id, case.split, case.group, case.label, case.image_sha256, case.boxes, case.mask_sha256],
+        ensure_ascii=False,
+        separators=(",", ":"),
     )
     return hashlib.sha256(b"\x00" + own_salt + content.encode()).digest()
+
+
+def _as_on_disk(case: CaseRow) -> CaseRow:
+    """Return a case with the hashes of the files that lie there now."""
+    return case._replace(
+        image_sha256=_file_sha256(case.image), mask_sha256=_file_sha256(case.mask) if case.mask else ""
+    )
 
 
 def _file_sha256(path: Path) -> str:

@@ -13,14 +13,19 @@ import pytest
 from PIL import Image
 from pyrage.x25519 import Identity
 
-from clinloop.datasets import sealed, vault
+from clinloop.datasets import layouts, sealed, vault
 from clinloop.datasets.dataset import Dataset
 from clinloop.datasets.ingest import IngestOptions, ingest
 from clinloop.errors import BadInput, NotNow
 
-from .conftest import KEY, Add
+from . import annotated
+from .conftest import KEY, Add, Picture
 
-FOLDERS: dict[str, dict[str, object]] = {"official": {"on_leak": "drop"}, "fraction": {"test": 0.3}}
+FOLDERS: dict[str, dict[str, object]] = {
+    "official": {"on_leak": "drop"},
+    "fraction": {"test": 0.3},
+    "masks": {"test": 0.3},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +39,13 @@ def folder(
     tmp_path: Path,
     make_isic: Callable[..., Path],
     make_class_folders: Callable[..., Path],
+    picture: Picture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Path, dict[str, object]]:
-    """A folder with an official test set of JPEGs and a leak, and one of PNGs whose test set is drawn; with the options."""
+    """A folder with an official test set of JPEGs and a leak, one of PNGs whose test set is drawn, one with masks and boxes; with the options."""
+    if request.param == "masks":
+        monkeypatch.setattr(layouts, "LAYOUTS", [annotated.Annotated(), *layouts.LAYOUTS])
+        return annotated.write_chests(tmp_path / "originals", picture, 24), FOLDERS["masks"]
     make = make_isic if request.param == "official" else make_class_folders
     extra = {"leak": True} if request.param == "official" else {"n": 12}
     return make(tmp_path / "originals", **extra), FOLDERS[request.param]
@@ -48,6 +58,7 @@ class Plain:
         self.dataset = dataset
         self.test = vault.open_test(dataset.folder)
         self.images = {case.case_id: case.image.read_bytes() for case in self.test}
+        self.masks = {sealed.mask_entry(case.case_id): case.mask.read_bytes() for case in self.test if case.mask}
         with (dataset.vault / "sources.csv").open(encoding="utf-8", newline="") as file:
             sources = {row["case_id"]: row["source"] for row in csv.DictReader(file)}
         self.secrets = {
@@ -56,6 +67,12 @@ class Plain:
             **{f"file of {name}": data[-600:-100] for name, data in self.images.items()},
             **{f"pixels of {name}": _pixels(data) for name, data in self.images.items()},
             **{f"cache row of {name}": _pixels(data, 16) for name, data in self.images.items()},
+            **{
+                f"mask of {case.case_id}": self.masks[sealed.mask_entry(case.case_id)]
+                for case in self.test
+                if case.mask and case.boxes
+            },
+            **{f"boxes of {case.case_id}": f",{case.boxes[0].x},".encode() for case in self.test if case.boxes},
         }
 
     def found_in(self, *folders: Path) -> list[str]:
@@ -96,7 +113,9 @@ def test_nothing_of_a_sealed_test_part_is_readable_on_the_disk_at_any_moment(
 ) -> None:
     root, options = folder
     plain = Plain(add(root, state=tmp_path / "plain", **options))
-    assert len(plain.found_in(plain.dataset.folder)) >= 4 * len(plain.images)  # the search does find what is there
+    found = plain.found_in(plain.dataset.folder)
+    assert len(found) >= 4 * len(plain.images)  # the search does find what is there
+    assert ({"mask", "boxes"} <= {name.split()[0] for name in found}) == bool(plain.masks)
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -129,7 +148,7 @@ def test_a_sealed_dataset_is_the_same_dataset_and_its_commitment_holds_when_it_i
     own = plain.dataset.view
     assert visible == {path.relative_to(own): path.read_bytes() for path in own.rglob("*") if path.is_file()}
     facts = sealed.open_facts(dataset.folder, [identity])
-    assert dict(sealed.open_images(dataset.folder, facts, [identity])) == plain.images
+    assert dict(sealed.open_images(dataset.folder, facts, [identity])) == plain.images | plain.masks
     assert facts.table == (plain.dataset.vault / "cases.csv").read_text(encoding="utf-8")
     assert facts.sources == (plain.dataset.vault / "sources.csv").read_text(encoding="utf-8")
     assert facts.audit == vault.custodian_audit(plain.dataset.folder)

@@ -19,9 +19,8 @@ from clinloop.datasets.truth import mask_cell
 from clinloop.errors import BadInput
 
 from . import annotated
+from .annotated import HEIGHT, WIDTH, write_chests, write_wrists
 from .conftest import Add, Picture
-
-WIDTH, HEIGHT = 60, 45
 
 
 @pytest.fixture(autouse=True)
@@ -35,47 +34,10 @@ def wrists(tmp_path: Path, picture: Picture) -> Path:
     return write_wrists(tmp_path / "wrists", picture)
 
 
-def write_wrists(root: Path, picture: Picture, n: int = 40, **changes: Any) -> Path:
-    root.mkdir()
-    cases: list[dict[str, Any]] = []
-    for i in range(n):
-        picture(i, (WIDTH, HEIGHT)).save(root / f"w{i}.png")
-        boxes = [["fracture", i % 20, 5, 10, 20]] if i % 2 else []
-        case = {"source": f"w{i}.png", "label": "fracture" if i % 2 else "no fracture", "boxes": boxes}
-        cases.append(case | {"group": f"patient {i // 2}"} | changes)
-    return annotated.write(root, cases, task_type="detection")
-
-
 @pytest.fixture
 def chests(tmp_path: Path, picture: Picture) -> Path:
     """Forty pictures, half with a mask of their own, every other one as runs, half with an empty mask."""
     return write_chests(tmp_path / "chests", picture)
-
-
-def write_chests(root: Path, picture: Picture, n: int = 40, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
-    root.mkdir()
-    cases: list[dict[str, Any]] = []
-    for i in range(n):
-        picture(500 + i, size).save(root / f"c{i}.png")
-        mask = np.zeros(size[::-1], dtype=np.uint8)
-        if i % 2:
-            mask[10:20, i : i + 15] = 255
-        case: dict[str, Any] = {"source": f"c{i}.png", "label": "pneumothorax" if i % 2 else "no pneumothorax"}
-        if i % 4 < 2:
-            Image.fromarray(mask).save(root / f"c{i}_mask.png")
-            case["mask_file"] = f"c{i}_mask.png"
-        else:
-            flat = np.flatnonzero(mask.T.ravel())
-            case["mask_runs"] = [[int(start), 1] for start in flat]
-        cases.append(case)
-    return annotated.write(
-        root,
-        cases,
-        task_type="segmentation",
-        targets=["pneumothorax"],
-        classes=["no pneumothorax", "pneumothorax"],
-        group_kind="image",
-    )
 
 
 def sources(dataset: Dataset) -> dict[str, int]:
@@ -342,3 +304,23 @@ def test_only_the_wanted_values_of_a_mask_are_the_target_and_jpeg_edges_are_not(
     number = sources(dataset)
     masks = {number[case.case_id]: pixels(case.mask) for case in everything(dataset) if case.mask}
     assert np.array_equal(masks[1], values == 2) and np.array_equal(masks[5], block > 0)
+
+
+def test_the_commitment_notices_a_moved_box_and_a_changed_mask_of_any_split(add: Add, chests: Path) -> None:
+    dataset = add(chests)
+    assert vault.verify_commitment(dataset.folder)
+    for split in ("train", "val", "test"):
+        mask = next(case.mask for case in everything(dataset) if case.split == split and case.boxes)
+        assert mask is not None
+        honest = mask.read_bytes()
+        mask.write_bytes(honest[:-1] + b"x")
+        assert not vault.verify_commitment(dataset.folder)
+        assert vault.verify_commitment(dataset.folder, check_images=False)
+        mask.write_bytes(honest)
+        table = (dataset.vault if split == "test" else dataset.folder) / "cases.csv"
+        text = table.read_text(encoding="utf-8")
+        row = next(row for row in text.splitlines() if f",{split}," in row and ".25," in row)
+        table.write_text(text.replace(row, row.replace(".25,", ".5,", 1)), encoding="utf-8")
+        assert not vault.verify_commitment(dataset.folder, check_images=False)
+        table.write_text(text, encoding="utf-8")
+    assert vault.verify_commitment(dataset.folder)
