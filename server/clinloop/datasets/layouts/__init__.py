@@ -9,6 +9,7 @@ from clinloop.datasets.layouts.class_folders import ClassFolders
 from clinloop.datasets.layouts.coco import Coco
 from clinloop.datasets.layouts.csv_manifest import CsvManifest
 from clinloop.datasets.layouts.folder import Folder
+from clinloop.datasets.layouts.grazpedwri import Grazpedwri
 from clinloop.datasets.layouts.hf_imagefolder import HfImagefolder
 from clinloop.datasets.layouts.isic2019 import Isic2019
 from clinloop.datasets.layouts.mask_folder import MaskFolder
@@ -23,6 +24,7 @@ from clinloop.errors import BadInput, unknown
 
 LAYOUTS: list[Layout] = [
     Isic2019(),
+    Grazpedwri(),
     SiimAcr(),
     Neatx(),
     NihChestXray14(),
