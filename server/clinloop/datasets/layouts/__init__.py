@@ -8,6 +8,7 @@ from clinloop.datasets.case import Layout, LayoutOptions
 from clinloop.datasets.layouts.class_folders import ClassFolders
 from clinloop.datasets.layouts.coco import Coco
 from clinloop.datasets.layouts.csv_manifest import CsvManifest
+from clinloop.datasets.layouts.dicom_tree import DicomTree
 from clinloop.datasets.layouts.folder import Folder
 from clinloop.datasets.layouts.grazpedwri import Grazpedwri
 from clinloop.datasets.layouts.hf_imagefolder import HfImagefolder
@@ -35,6 +36,7 @@ LAYOUTS: list[Layout] = [
     MedmnistNpz(),
     NnunetRaw(),
     MaskFolder(),
+    DicomTree(),
     ClassFolders(),
     CsvManifest(),
 ]

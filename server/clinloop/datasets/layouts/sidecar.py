@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from clinloop.datasets.case import LayoutOptions
 from clinloop.datasets.layouts.columns import (
@@ -29,10 +30,21 @@ _KEY_NAMES = (
     "case_id",
     "dicom_id",
 )
+_WIDE_KEY_NAMES = ("studyinstanceuid", "study_instance_uid", "study_id", "patientid", "patient_id", "patient")
 _MAX_TABLES = 50
 
 Rows = dict[str, dict[str, str]]
 """Image to column to value."""
+
+
+class Joined(NamedTuple):
+    """What a table tells of images."""
+
+    name: str
+    header: list[str]
+    rows: Rows
+    varying: set[str]
+    """Columns that differ between the rows of one image; they are not in `rows`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,16 @@ def describe(
         BadInput: an option names a column that is not there.
     """
     notes: list[str] = []
-    rows: Rows = {source: dict((own or {}).get(source, {})) for source in sources}
-    table_name = _add_table(folder, rows, options, keys or {}, notes) if use_tables else None
+    joined = join(folder, sources, options.image_column, keys or {}) if use_tables else None
+    if use_tables and options.image_column and joined is None:
+        raise BadInput(f"No table has a column {options.image_column!r} whose cells name the images; leave it out.")
+    rows = {
+        source: ((joined.rows.get(source, {}) if joined else {}) | (own or {}).get(source, {})) for source in sources
+    }
+    if joined and joined.varying:
+        notes.append(
+            f"Columns left out because they differ between rows of one image: {', '.join(sorted(joined.varying))}."
+        )
     header = list(dict.fromkeys(title for row in rows.values() for title in row))
     table = Table(header, [[rows[source].get(title, "") for title in header] for source in sources])
     column = _group_column(table, options, group)
@@ -77,7 +97,9 @@ def describe(
     else:
         position = header.index(column)
         kind, found = group_kind(column), [clean_value(row[position]) or None for row in table.rows]
-        notes.append(f"Images are grouped by {column!r}{f' of {table_name}' if table_name else ''}.")
+        notes.append(
+            f"Images are grouped by {column!r}{f' of {joined.name}' if joined and column in joined.header else ''}."
+        )
     if options.attributes is not None:
         attributes = asked_attributes(table, options.attributes)
     else:
@@ -106,37 +128,43 @@ def _group_column(table: Table, options: LayoutOptions, default: str | None) -> 
     return column
 
 
-def _add_table(
-    folder: Folder, rows: Rows, options: LayoutOptions, keys: Mapping[str, Sequence[str]], notes: list[str]
-) -> str | None:
-    """Add the columns of the table that names most images (several tables with its header count as one) and return its name."""
-    finder = ImageFinder(folder.images)
-    found: list[tuple[int, str, Table, str]] = []
+def join(
+    folder: Folder,
+    sources: Sequence[str],
+    image_column: str | None = None,
+    keys: Mapping[str, Sequence[str]] | None = None,
+) -> Joined | None:
+    """Return what the table that names most of the images says of them; several tables with its header count as one.
+
+    `keys` lead from further names (a DICOM UID, a patient) to images.
+    """
+    finder, keys = ImageFinder(sources), keys or {}
+    found: list[tuple[tuple[int, int], str, Table, str]] = []
     for name in folder.tables[:_MAX_TABLES]:
         table = folder.table(name)
-        names = (options.image_column,) if options.image_column else _KEY_NAMES
-        for title in (spelt for key in names if (spelt := table.first_of((key,))) is not None):
-            hits = sum(len(_images(row[table.header.index(title)], name, finder, keys, rows)) for row in table.rows)
-            if hits and hits * 2 >= len(table.rows):
-                found.append((hits, name, table, title))
+        names = (image_column,) if image_column else (*_KEY_NAMES, *(_WIDE_KEY_NAMES if keys else ()))
+        for title in dict.fromkeys(spelt for key in names if (spelt := table.first_of((key,))) is not None):
+            at = table.header.index(title)
+            hits = [_images(row[at], name, finder, keys) for row in table.rows]
+            covered = {source for images in hits for source in images}
+            if covered and sum(bool(images) for images in hits) * 2 >= len(table.rows):
+                # Of two columns that lead to the same images, the one that leads to fewer at once names them best.
+                found.append(((len(covered), -sum(map(len, hits))), name, table, title))
     if not found:
-        if options.image_column:
-            raise BadInput(f"No table has a column {options.image_column!r} whose cells name the images; leave it out.")
         return None
     _, best, first, title = max(found, key=lambda item: item[0])
+    rows: Rows = {}
     varying: set[str] = set()
     for _, name, table, key in found:
         if table.header == first.header and key == title:
             at = table.header.index(key)
             for row in table.rows:
-                for source in _images(row[at], name, finder, keys, rows):
-                    varying |= _merge(rows[source], dict(zip(table.header, row, strict=True)), key)
-    if varying:
-        notes.append(f"Columns left out because they differ between rows of one image: {', '.join(sorted(varying))}.")
-        for row in rows.values():
-            for column in varying:
-                row.pop(column, None)
-    return best
+                for source in _images(row[at], name, finder, keys):
+                    varying |= _merge(rows.setdefault(source, {}), dict(zip(table.header, row, strict=True)), key)
+    kept = {
+        source: {column: cell for column, cell in row.items() if column not in varying} for source, row in rows.items()
+    }
+    return Joined(best, [column for column in first.header if column not in varying], kept, varying)
 
 
 def _merge(into: dict[str, str], row: Mapping[str, str], key: str) -> set[str]:
@@ -146,9 +174,9 @@ def _merge(into: dict[str, str], row: Mapping[str, str], key: str) -> set[str]:
     }
 
 
-def _images(cell: str, table: str, finder: ImageFinder, keys: Mapping[str, Sequence[str]], rows: Rows) -> Sequence[str]:
+def _images(cell: str, table: str, finder: ImageFinder, keys: Mapping[str, Sequence[str]]) -> Sequence[str]:
     """Return the images of this dataset that a cell means."""
     if cell in keys:
         return keys[cell]
     source = finder.find(cell, table)
-    return (source,) if source in rows else ()
+    return () if source is None else (source,)
