@@ -33,7 +33,12 @@ _ATTRIBUTES = ("PatientSex", "PatientAge", "Modality", "BodyPartExamined", "View
 _KEYS = ("SOPInstanceUID", "StudyInstanceUID", "PatientID")
 _SAMPLE = 200
 _MAX_CLASSES = 100
-_NOT_CLASS = re.compile(r"[\d.]+|.*(train|test|val|valid|dicom|dcm|image)s?([^a-z].*)?", re.IGNORECASE)
+_UNLABELLED = 0.82
+"""Score of DICOM files without labels: above the layouts that would take their folders for classes, so that the refusal says what is missing."""
+_NOT_CLASS = re.compile(
+    r"(patient|subject|sub|pat|person|study|series|case|exam|id|mrn|p|s)?[-_ ]*[\d.]+|.*(train|test|val|valid|dicom|dcm|image)s?([^a-z].*)?",
+    re.IGNORECASE,
+)
 
 _Headers = Mapping[str, Mapping[str, str]]
 """Image to field to value."""
@@ -62,11 +67,11 @@ class DicomTree:
             if label := _label_column(joined, options):
                 return Detection(0.85, f"{len(files)} DICOM files with labels in column {label!r} of {joined.name}")
             wanted = repr(options.label_column) if options.label_column else "named like a label"
-            return Detection(0.0, f"{joined.name} names the DICOM files, but has no column {wanted}")
+            return Detection(_UNLABELLED, f"{joined.name} names the DICOM files, but has no column {wanted}")
         if _has_class_folders(folder):
             return Detection(0.85, f"{len(files)} DICOM files in class folders")
         return Detection(
-            0.0, f"there are {len(files)} DICOM files, but no table names them and they are in no class folders"
+            _UNLABELLED, f"there are {len(files)} DICOM files, but no table names them and they are in no class folders"
         )
 
     def read(self, folder: Folder, options: LayoutOptions) -> LayoutResult:
@@ -169,7 +174,9 @@ def _has_class_folders(folder: Folder) -> bool:
     if ClassFolders().detect(folder, LayoutOptions()).score == 0:
         return False
     classes = ClassFolders().read(folder, LayoutOptions()).classes
-    return len(classes) <= _MAX_CLASSES and not any(_NOT_CLASS.fullmatch(name) for name in classes)
+    return len(classes) * 2 <= min(2 * _MAX_CLASSES, len(folder.images)) and not any(
+        _NOT_CLASS.fullmatch(name) for name in classes
+    )
 
 
 def _from_table(joined: Joined, label: str) -> _Labelled:
