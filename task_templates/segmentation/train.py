@@ -79,7 +79,7 @@ def validate(step, progress):
     score = session.validate(val_ids, predict(net, x_val, val_sizes, MEAN, STD, THRESHOLD))
     if score.best or not session.checkpoint.exists():
         save(session.checkpoint, net, about | {"step": step, "score": score.value})
-    session.log(event="epoch", step=step, progress=progress, loss=float(loss), lr=optimizer.param_groups[0]["lr"])
+    session.log(event="epoch", step=step, progress=progress, loss=loss.item(), lr=optimizer.param_groups[0]["lr"])
 
 
 begun = time.monotonic()
@@ -108,8 +108,8 @@ while (progress := seen_by_rank_0((time.monotonic() - begun) / train_s)) < 1:
     torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
     optimizer.step()
     step += 1
-    if step % 20 == 0 and not math.isfinite(float(loss)):
-        raise FloatingPointError(f"the loss is {float(loss)} after {step} steps: lower the learning rate")
+    if step % 20 == 0 and not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()} after {step} steps: lower the learning rate")
     if RANK == 0 and progress > next_validation:
         validate(step, progress)
         next_validation += 1 / VALIDATIONS
