@@ -27,6 +27,7 @@ from clinloop.delivery import Frozen
 from clinloop.errors import BadInput, NotNow
 from clinloop.files import remove_tree, write_atomic
 from clinloop.opening import Invalid
+from clinloop.paths import PREDICTIONS
 from clinloop.scoring import service
 from clinloop.services import Services
 from clinloop.store.rows import TaskRow
@@ -124,6 +125,8 @@ def _final_model(services: Services, task_id: str) -> _Model:
 def _positive(task: TaskRow) -> str:
     """Return the class whose probability is kept: the declared one, else the only emphasised one, else the second of two."""
     spec, classes = task.spec, task.spec.target_classes
+    if spec.positive_class:
+        return spec.positive_class
     emphasised = [item.class_name for item in spec.emphasised_classes]
     if len(emphasised) == 1:
         return emphasised[0]
@@ -195,7 +198,7 @@ def _predict_batch(model: _Model, cases: Sequence[CaseRow], names: dict[str, str
                 refusal.add_note((work / "log.txt").read_text(encoding="utf-8", errors="replace")[-1000:])
             raise refusal
         rows = service.read_probabilities(
-            work / "out" / "predictions.csv", model.here.classes, expected=list(names.values())
+            work / "out" / PREDICTIONS, scheme=model.here.scheme, expected=list(names.values())
         )
     finally:
         remove_tree(view)

@@ -101,6 +101,7 @@ TARGETS: dict[TaskName, Target] = {
         spec={
             "objective": "Tell melanoma from melanocytic nevus on dermoscopic images without missing a melanoma.",
             "target_classes": ["MEL", "NV"],
+            "positive_class": "MEL",
             "emphasised_classes": [{"class_name": "MEL", "why": "a missed melanoma can kill"}],
             "risk_preference": "sensitivity_first",
             "primary_metric": "auc_MEL",
@@ -135,6 +136,7 @@ TARGETS: dict[TaskName, Target] = {
         request="Tell me on which of these chest films there is a drain in the chest. I want to use it to check another model.",
         spec={
             "objective": "Tell chest radiographs with a chest drain from those without.",
+            "positive_class": "drain",
             "emphasised_classes": [{"class_name": "drain", "why": "the answer is used as an attribute of other films"}],
             "primary_metric": "auc_drain",
             "reported_metrics": ["auc_drain", "sensitivity_drain", "specificity_drain", "f1"],

@@ -30,7 +30,7 @@ def add_attribute(
     names = [*dataset.attributes, column]
     rows = [case._replace(attributes={**case.attributes, column: values[case.case_id]}) for case in cases]
     rows.sort(key=lambda case: case.case_id)
-    assemble.write_tables(dataset.folder, rows, names, sealed=False)
+    assemble.write_tables(dataset.folder, rows, names, dataset.targets, sealed=False)
     assemble.close_view(dataset.folder)
     seen = [case for case in rows if case.split != "test"]
     assemble.write_model(dataset.folder / "audit.json", _audit_with(dataset.audit, dataset, seen, about))
