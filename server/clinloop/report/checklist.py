@@ -30,6 +30,11 @@ def reporting_items(data: ReportData) -> list[Item]:
     test = next(iter(data.final))
     resampling = f"{test.resamples} bootstrap resamples of the {test.unit}, seed {test.seed}"
     points = "; ".join(f"{p.model} {p.class_name} at least {number(p.threshold)}" for p in data.operating_points)
+    failures = (
+        "confusion matrices below the result; images were not read again"
+        if data.task_type == "classification"
+        else None
+    )
     canaries = sum(check.n for check in data.integrity.canaries)
     return [
         Item("Objective and intended use", "4, 6", "3, 4", "the request, verbatim, and the contract frozen from it"),
@@ -50,7 +55,7 @@ def reporting_items(data: ReportData) -> list[Item]:
         Item("Explanation of predictions", "31", "15", None),
         Item("External test data", "32", "16", None),
         Item("Fairness across groups of patients", "", "14, 23a", None),
-        Item("Analysis of failures", "37", "23a", "confusion matrices below the result; images were not read again"),
+        Item("Analysis of failures", "37", "23a", failures),
         Item("Limitations", "38", "26", "stated at the end of this report"),
         Item("Code and model", "", "18f", "frozen code and model files with their SHA-256"),
         Item("Protocol registered in advance", "40, 41", "18c, 18d", f"contract hashed before the first run: {data.spec_sha256[:12]}…"),

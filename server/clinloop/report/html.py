@@ -82,6 +82,7 @@ def summary_lines(data: ReportData) -> tuple[str, str, str]:
     unchanged = data.incumbent == min(run.number for run in data.runs)
     result = f"On {primary.n:,} test images{grouped}, {_result(primary, unchanged=unchanged)}"
     sentences = [_at_threshold(data, point.class_name) for point in data.operating_points if point.model == "refined"]
+    sentences += [_at_box_threshold(data)] if data.task_type == "detection" else []
     result += "".join([sentence for sentence in sentences if sentence][:2])
     meaning = (
         "This is a measurement on one stored data set, for research use only. It does not show that the model is safe or "
@@ -115,6 +116,20 @@ def _at_threshold(data: ReportData, name: str) -> str:
         f" At the threshold fixed beforehand it finds {text.percent(sensitivity.value)} of {name} "
         f"({_percent_interval(sensitivity.low, sensitivity.high)}) and clears {text.percent(specificity.value)} of the others "
         f"({_percent_interval(specificity.low, specificity.high)})."
+    )
+
+
+def _at_box_threshold(data: ReportData) -> str:
+    found = {metric.name: metric.refined for metric in data.final}
+    recall, precision = found.get("recall"), found.get("precision")
+    if recall is None or precision is None:
+        return ""
+    targets = data.spec.get("targets")
+    what = " or ".join(map(str, targets)) if isinstance(targets, list) else "the target"
+    return (
+        f" At the threshold fixed beforehand it marks {text.percent(recall.value)} of the boxes of {what} "
+        f"({_percent_interval(recall.low, recall.high)}), and {text.percent(precision.value)} of its marks are right "
+        f"({_percent_interval(precision.low, precision.high)})."
     )
 
 

@@ -18,8 +18,9 @@ def model_card(data: ReportData) -> str:
         f"| {text.number(metric.refined.value)} ({text.interval(metric.refined)}) | {text.p_text(metric.p)} |"
         for metric in data.final
     ]
+    what = "Show a box of" if data.task_type == "detection" else "Call"
     points = [
-        f"- Call {plain(point.class_name)} when its probability is at least {text.number(point.threshold, 4)} "
+        f"- {what} {plain(point.class_name)} when its {'score' if data.task_type == 'detection' else 'probability'} is at least {text.number(point.threshold, 4)} "
         f"({plain(point.rule)}, fixed on validation)."
         for point in data.operating_points
         if point.model == "refined"

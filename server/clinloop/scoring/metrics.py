@@ -16,7 +16,7 @@ from clinloop.spec import TaskSpec
 Direction = Literal["higher", "lower"]
 TaskType = Literal["classification", "detection", "segmentation"]
 DEFAULT_RULES: Mapping[TaskType, str] = MappingProxyType(
-    {"classification": "youden", "detection": "max_f1", "segmentation": "youden"}
+    {"classification": "youden", "detection": "max_f1", "segmentation": "none"}
 )
 """The operating rule of a task that names none."""
 
