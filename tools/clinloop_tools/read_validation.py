@@ -217,8 +217,7 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
                 raise NotNow(
                     f"{run.name if run else 'This task'} has no scores{f' ({run.status})' if run else ''}; full runs that succeeded have."
                 )
-            order = "rows are true classes, columns decided classes, both in the order of per_class"
-            values["scores"] = {"confusion_is": order, **_rounded(run.scores)}
+            values["scores"] = _rounded(run.scores)
         case "runs":
             found = services.store.runs(task.id)
             until = next((at for at, row in enumerate(found, start=1) if run is not None and row.name == run.name), 0)
