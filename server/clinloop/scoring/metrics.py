@@ -18,7 +18,7 @@ TaskType = Literal["classification", "detection", "segmentation"]
 DEFAULT_RULES: Mapping[TaskType, str] = MappingProxyType(
     {"classification": "youden", "detection": "max_f1", "segmentation": "none"}
 )
-"""The operating rule of a task that names none."""
+"""The operating rule of a task that names none; masks have no threshold."""
 
 
 @dataclass(frozen=True)

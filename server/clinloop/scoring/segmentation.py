@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from clinloop.scoring.predictions import Mask
-from clinloop.scoring.rle import areas
 from clinloop.scoring.weighted import Floats, Ints, per_group, ratio
+
+
+class Areas(NamedTuple):
+    """Pixels of two masks of one image."""
+
+    shared: int
+    one: int
+    other: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +65,18 @@ def measure(truth: Sequence[Sequence[int]], predicted: Sequence[Mask], groups: I
     found = [areas(one, other.counts) for one, other in zip(truth, predicted, strict=True)]
     table = np.array(found, dtype=np.float64).reshape(len(found), 3)
     return MaskCases(shared=table[:, 0], true=table[:, 1], predicted=table[:, 2], groups=groups, n_groups=n_groups)
+
+
+def areas(one: Sequence[int], other: Sequence[int]) -> Areas:
+    """Return the areas of two masks of the same size and of what they share, without drawing them."""
+    ends_one, ends_other = np.cumsum(one, dtype=np.int64), np.cumsum(other, dtype=np.int64)
+    ends = np.union1d(ends_one, ends_other)
+    starts = np.concatenate([[0], ends[:-1]])
+    # A stretch lies in the mask when an odd number of runs ended at or before its start.
+    in_one = np.searchsorted(ends_one, starts, side="right") % 2 == 1
+    in_other = np.searchsorted(ends_other, starts, side="right") % 2 == 1
+    lengths = ends - starts
+    return Areas(int(lengths[in_one & in_other].sum()), int(lengths[in_one].sum()), int(lengths[in_other].sum()))
 
 
 # Metric name to what is divided by what, as columns of `sums`.

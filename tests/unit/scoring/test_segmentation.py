@@ -1,19 +1,14 @@
-"""Masks as run lengths, and segmentation metrics against drawn masks."""
+"""Segmentation metrics of run lengths against drawn masks."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
-from pycocotools import mask as oracle
 
 from clinloop.scoring.evaluate import evaluate, evaluate_once
 from clinloop.scoring.metrics import Scheme, metrics_of
 from clinloop.scoring.predictions import Mask
-from clinloop.scoring.rle import areas, counts_of, mask_of, read_mask
-from clinloop.scoring.segmentation import MaskCases, measure
+from clinloop.scoring.segmentation import MaskCases, areas, measure
 
 SCHEME = Scheme(("no pneumothorax", "pneumothorax"), task_type="segmentation", targets=("pneumothorax",))
 NAMES = [metric.name for metric in metrics_of(SCHEME)]
@@ -22,6 +17,17 @@ NAMES = [metric.name for metric in metrics_of(SCHEME)]
 def draw(random: np.random.Generator, *, height: int = 23, width: int = 17, share: float = 0.4) -> np.ndarray:
     mask = random.random((height, width)) < share
     return mask & (random.random() < 0.7)  # some are empty
+
+
+def counts_of(mask: np.ndarray) -> tuple[int, ...]:
+    """Return run lengths, counted pixel by pixel."""
+    counts, value = [0], False
+    for pixel in mask.ravel(order="F"):
+        if pixel != value:
+            counts.append(0)
+            value = not value
+        counts[-1] += 1
+    return tuple(counts)
 
 
 def make_masks(seed: int = 0, n: int = 60) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -47,42 +53,12 @@ def by_drawing(truth: list[np.ndarray], found: list[np.ndarray]) -> list[float]:
     ]
 
 
-def test_run_lengths_are_those_of_pycocotools_and_give_the_mask_back() -> None:
-    random = np.random.default_rng(0)
-    edges = [np.zeros((5, 7), bool), np.ones((5, 7), bool), np.eye(6, dtype=bool), ~np.eye(6, dtype=bool)]
-    for mask in [*edges, *(draw(random) for _ in range(20))]:
-        counts = counts_of(mask)
-        assert counts == tuple(oracle_counts(mask))
-        np.testing.assert_array_equal(mask_of(counts, *mask.shape), mask)
-
-
-def oracle_counts(mask: np.ndarray) -> list[int]:
-    """Return the run lengths that pycocotools makes a compressed mask of, told apart by compressing them again."""
-    counts, value = [0], False
-    for pixel in mask.ravel(order="F"):
-        if pixel != value:
-            counts.append(0)
-            value = not value
-        counts[-1] += 1
-    packed = oracle.frPyObjects({"size": list(mask.shape), "counts": counts}, *mask.shape)
-    assert packed["counts"] == oracle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    return counts
-
-
 def test_areas_are_those_of_drawn_masks() -> None:
     random = np.random.default_rng(1)
     for _ in range(50):
         one, other = draw(random), draw(random)
         found = areas(counts_of(one), counts_of(other))
         assert found == ((one & other).sum(), one.sum(), other.sum())
-
-
-def test_a_stored_mask_is_read_as_width_height_and_run_lengths(tmp_path: Path) -> None:
-    mask = draw(np.random.default_rng(3))
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    width, height, counts = read_mask(tmp_path / "mask.png")
-    assert (height, width) == mask.shape
-    np.testing.assert_array_equal(mask_of(counts, height, width), mask)
 
 
 def test_metrics_equal_those_of_drawn_masks() -> None:

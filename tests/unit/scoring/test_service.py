@@ -483,12 +483,14 @@ def test_the_difference_of_two_predictions_is_how_far_they_are_apart() -> None:
 
 
 def test_the_difference_of_masks_is_the_share_of_the_union_that_differs() -> None:
-    from clinloop.scoring.rle import counts_of
+    def mask(drawn: np.ndarray) -> service.Mask:
+        edges = np.flatnonzero(np.diff(drawn.ravel(order="F"), prepend=False)).tolist()
+        return service.Mask(40, 50, tuple(np.diff([0, *edges, 2000]).tolist()))
 
     random = np.random.default_rng(0)
     for share in (0.0, 0.02, 0.5, 1.0):
         one, other = random.random((40, 50)) < share, random.random((40, 50)) < 0.5
-        first, second = (service.Mask(40, 50, counts_of(mask)) for mask in (one, other))
+        first, second = mask(one), mask(other)
         expected = (one ^ other).sum() / max((one | other).sum(), 2)
         assert service.difference(MASKS, first, second) == pytest.approx(expected)
         assert service.difference(MASKS, first, first) == 0.0
