@@ -11,18 +11,22 @@ from clinloop import delivery
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import NotNow
 from clinloop.scoring import metrics, service
-from clinloop.scoring.metrics import scheme_of
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
-from clinloop_tools.misses import Miss, find_misses
+from clinloop_tools.misses import Miss, misses_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MISSES = 15
 """Pictures of one view of validation errors."""
+_ORDER = {
+    "classification": "the most confident first",
+    "detection": "worst first, green is true, red found",
+    "segmentation": "worst first, green is true, red drawn",
+}
+_TRUE, _TRUE_TEXT, _SAID = "#2ca25f", "#1b7f48", "#e31a1c"
 _TILE, _TEXT, _TITLE, _GAP, _COLUMNS = 224, 36, 44, 10, 5
-_TRUE, _SAID = "#12a150", "#e5173f"
 
 
 def trajectory(services: Services, task_id: str) -> bytes:
@@ -33,7 +37,7 @@ def trajectory(services: Services, task_id: str) -> bytes:
     runs = services.store.runs(task_id)
     if not any(run.score is not None for run in runs):
         raise NotNow("There is no scored run yet, so there is nothing to draw; start one with run_training.")
-    title = metrics.title(task.spec.primary_metric, scheme_of(task.spec))
+    title = metrics.title(task.spec.primary_metric, metrics.scheme_of(task.spec))
     return trajectory_png(delivery.run_summaries(services.store, services.state.task(task_id), task), title)
 
 
@@ -48,26 +52,24 @@ def errors(services: Services, task_id: str, run: RunRow | None) -> bytes:
         raise NotNow("View 'errors' needs a full run that succeeded; name it with `run`.")
     task = services.store.task(task_id)
     folder = services.state.task(task_id)
-    scheme, truth = scheme_of(task.spec), service.read_truth(folder.data / "val_truth.csv")
+    scheme = metrics.scheme_of(task.spec)
+    truth = service.read_truth(folder.data / "val_truth.csv")
     found = service.read_predictions(
         folder.run(run.name).predictions, scheme=scheme, expected=[case.case_id for case in truth]
     )
-    points = (run.scores or {}).get("operating_points", {})
-    threshold = points.get(scheme.detected, {}).get("threshold", 0.5) if scheme.task_type == "detection" else 0.5
-    misses = find_misses(scheme, truth, found, threshold)
-    if not misses:
+    points: dict[str, dict[str, float]] = (run.scores or {}).get("operating_points", {})
+    missed = misses_of(scheme, truth, found, {name: point["threshold"] for name, point in points.items()})
+    if not missed:
         raise NotNow(f"{run.name} has no validation misses.")
-    shown = misses[:MISSES]
+    shown = missed[:MISSES]
     services.store.spend_error_view(task_id, {"run": run.name, "cases": len(shown)})
     dataset = Dataset.load(services.settings.state, task.dataset)
-    worst = "the most confident" if scheme.task_type == "classification" else "the worst"
-    title = f"{run.name}: {len(shown)} of {len(misses)} validation misses, {worst} first"
-    title += "" if scheme.task_type == "classification" else "; green: the truth, red: predicted"
-    return _sheet(title, [(dataset.image_path(miss.case_id), miss) for miss in shown])
+    title = f"{run.name}: {len(shown)} of {len(missed)} validation misses, {_ORDER[scheme.task_type]}"
+    return sheet(title, [(dataset.image_path(miss.case_id), miss) for miss in shown])
 
 
-def _sheet(title: str, misses: list[tuple[Path, Miss]]) -> bytes:
-    """Return a PNG of images, each above what it is and what it was taken for."""
+def sheet(title: str, misses: list[tuple[Path, Miss]]) -> bytes:
+    """Return a PNG of images, each above what is true and what was said; boxes and masks are drawn, green is true, red was said."""
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     columns = min(_COLUMNS, max(3, len(misses)))
@@ -75,17 +77,16 @@ def _sheet(title: str, misses: list[tuple[Path, Miss]]) -> bytes:
     sheet = Image.new("RGB", (columns * _TILE + _GAP, _TITLE + rows * (_TILE + _TEXT)), "white")
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.truetype(_font(), 18), ImageFont.truetype(_font(), 14)
-    while draw.textlength(title, font=large) > sheet.width - 2 * _GAP and large.size > 11:
-        large = ImageFont.truetype(_font(), large.size - 1)
     draw.text((_GAP, 12), title, fill="#333333", font=large)
     for index, (path, miss) in enumerate(misses):
         left, top = _GAP + index % columns * _TILE, _TITLE + index // columns * (_TILE + _TEXT)
         side = _TILE - _GAP
         with Image.open(path) as image:
-            marked = _marked(image.convert("RGB"), miss, side)
-            tile = ImageOps.pad(marked, (side, side), Image.Resampling.LANCZOS, color="#eeeeee")
+            tile = ImageOps.contain(_drawn_over(image.convert("RGB"), miss), (side, side), Image.Resampling.LANCZOS)
+            tile = ImageOps.pad(tile, (side, side), Image.Resampling.LANCZOS, color="#eeeeee")
         sheet.paste(tile, (left, top))
-        for line, (text, colour) in enumerate(((miss.true, "black"), (miss.said, "#b00020"))):
+        lines = (miss.true, _TRUE_TEXT if miss.is_drawn else "black"), (miss.said, "#b00020")
+        for line, (text, colour) in enumerate(lines):
             while draw.textlength(text, font=small) > side:
                 text = text[: max(1, len(text) * 9 // 10 - 1)] + "…"  # noqa: PLW2901
             draw.text((left, top + side + 4 + 18 * line), text, fill=colour, font=small)
@@ -94,25 +95,32 @@ def _sheet(title: str, misses: list[tuple[Path, Miss]]) -> bytes:
     return buffer.getvalue()
 
 
-def _marked(image: Image.Image, miss: Miss, side: int) -> Image.Image:
-    """Return an image at the size of its tile with boxes drawn as frames and masks as tints: green the truth, red the prediction."""
+def _drawn_over(image: Image.Image, miss: Miss) -> Image.Image:
+    """Return an image with the boxes and masks of a miss on it."""
     from PIL import Image, ImageDraw
 
-    scale = side / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    result = image.resize(size, Image.Resampling.LANCZOS)
     for mask, colour in ((miss.true_mask, _TRUE), (miss.said_mask, _SAID)):
         if mask is not None:
-            from clinloop.scoring.rle import mask_of
-
-            shape = Image.fromarray(mask_of(mask.counts, mask.height, mask.width)).convert("L").resize(size)
-            result.paste(Image.new("RGB", size, colour), mask=shape.point(lambda value: value * 2 // 5))
-    draw = ImageDraw.Draw(result)
+            image = Image.composite(
+                Image.blend(image, Image.new("RGB", image.size, colour), 0.45), image, _stencil(mask)
+            )
+    draw = ImageDraw.Draw(image)
+    line = max(2, round(max(image.size) / 90))
     for boxes, colour in ((miss.true_boxes, _TRUE), (miss.said_boxes, _SAID)):
-        for x, y, width, height in boxes:
-            right, bottom = (x + max(width, 0)) * scale, (y + max(height, 0)) * scale
-            draw.rectangle((x * scale, y * scale, right, bottom), outline=colour, width=2)
-    return result
+        for box in boxes:
+            x, y = max(0.0, box.x), max(0.0, box.y)
+            corner = min(box.x + box.width, image.width - 1), min(box.y + box.height, image.height - 1)
+            if corner[0] > x and corner[1] > y:
+                draw.rectangle((x, y, *corner), outline=colour, width=line)
+    return image
+
+
+def _stencil(mask: service.Mask) -> Image.Image:
+    import numpy as np
+    from PIL import Image
+
+    values = np.repeat(np.arange(len(mask.counts)) % 2 == 1, mask.counts)
+    return Image.fromarray(values.reshape((mask.height, mask.width), order="F"))
 
 
 def _font() -> str:

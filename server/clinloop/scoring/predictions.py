@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from clinloop.scoring.metrics import Scheme, TaskType
+from clinloop.scoring.truth import TruthBox
 
 MAX_BYTES = 200 << 20
 """No predictions file is larger."""
@@ -125,7 +126,7 @@ def _apart(one: Detections, other: Detections) -> list[float]:
     left = sorted(other, key=lambda box: -box.score)
     found: list[float] = []
     for box in sorted(one, key=lambda box: -box.score):
-        overlaps = [(_iou(box, mate), -place) for place, mate in enumerate(left) if mate.target == box.target]
+        overlaps = [(shared_part(box, mate), -place) for place, mate in enumerate(left) if mate.target == box.target]
         overlap, place = max(overlaps, default=(0.0, 0))
         if overlap < 0.5:
             found.append(box.score)
@@ -135,12 +136,13 @@ def _apart(one: Detections, other: Detections) -> list[float]:
     return found + [box.score for box in left]
 
 
-def _iou(one: Detected, other: Detected) -> float:
+def shared_part(one: Detected | TruthBox, other: Detected | TruthBox) -> float:
+    """Return the intersection over union of two boxes; of boxes without area 1 where they are the same."""
     width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
     height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
     shared = max(0.0, width) * max(0.0, height)
     union = one.width * one.height + other.width * other.height - shared
-    return shared / union if union > 0 else 1.0 * (one[1:5] == other[1:5])
+    return shared / union if union > 0 else float(one[1:5] == other[1:5])
 
 
 def _masks_apart(one: Mask, other: Mask) -> float:
