@@ -37,6 +37,12 @@ def data_add(
     cache_px: Annotated[
         list[int] | None, typer.Option(help="Side of a decoded cache, repeatable. Default 64 and 224.")
     ] = None,
+    keep_boxes: Annotated[
+        float,
+        typer.Option(
+            help="Share of the training cases that keep their boxes or masks, e.g. 0.05; the others keep their image label only."
+        ),
+    ] = 1.0,
     on_leak: Annotated[
         str,
         typer.Option(
@@ -67,6 +73,7 @@ def data_add(
             test=test,
             seed=seed,
             cache_px=tuple(cache_px or (64, 224)),
+            keep_boxes=keep_boxes,
             on_leak=on_leak,
             seal=tuple(seal or ()),
             progress=phases(progress),

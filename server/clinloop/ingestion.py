@@ -32,6 +32,7 @@ def add(
     test: str = "",
     seed: int = 0,
     cache_px: tuple[int, ...] = (64, 224),
+    keep_boxes: float = 1.0,
     on_leak: str = "refuse",
     seal: tuple[str, ...] = (),
     progress: Progress = lambda phase, done, total: None,
@@ -47,6 +48,7 @@ def add(
         test=_test_rule(test),
         seed=seed,
         cache_px=cache_px,
+        keep_boxes=keep_boxes,
         on_leak=on_leak,
         seal=seal,
     )
@@ -164,6 +166,7 @@ def _open_ledger(services: Services, name: str) -> None:
         "split_digest": record.split.digest,
         "layout": record.layout,
         "counts": record.counts,
+        "keep_boxes": record.keep_boxes,
         "sealed_to": list(seal_state(dataset.folder).recipients),
     }
     services.store.record(scope, "ingested", detail)

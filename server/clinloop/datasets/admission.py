@@ -37,6 +37,8 @@ class IngestOptions:
     max_px: int = 1024
     seal: tuple[str, ...] = ()
     """age recipients to whom the test part is sealed; empty = it lies readable in the vault."""
+    keep_boxes: float = 1.0
+    """Share of the training cases whose boxes or masks are kept; the others keep their image-level label only."""
     on_leak: str = "refuse"
     """Cases tied to the publisher's test set: "refuse", "drop" them from training, or keep them for the reason given here."""
 
@@ -53,6 +55,8 @@ def check_options(root: Path, options: IngestOptions) -> None:
     for name, fraction in (("test", options.test), ("val", options.val)):
         if isinstance(fraction, int | float) and not 0.01 <= fraction <= 0.5:
             problems.append(f"{name} is {fraction}; a fraction from 0.01 to 0.5 is valid.")
+    if not 0.001 <= options.keep_boxes <= 1:
+        problems.append(f"keep_boxes is {options.keep_boxes}; a share from 0.001 to 1 is valid.")
     if not options.cache_px or not all(8 <= px <= 1024 for px in options.cache_px):
         problems.append("cache_px needs one or more sizes from 8 to 1024.")
     if not 32 <= options.max_px <= 8192:
@@ -64,7 +68,7 @@ def check_options(root: Path, options: IngestOptions) -> None:
     check_recipients(options.seal)
 
 
-def refuse_unusable(result: LayoutResult) -> None:
+def refuse_unusable(result: LayoutResult, options: IngestOptions) -> None:
     """Refuse what a layout found wrong, all at once."""
     problems = list(result.problems)
     left_out = [f"{item.count} × {item.reason}" for item in result.excluded if item.split != "test"]
@@ -72,12 +76,18 @@ def refuse_unusable(result: LayoutResult) -> None:
         problems.append(
             "There is no image with a label" + (f" (left out: {'; '.join(left_out)})." if left_out else ".")
         )
-    elif unseen := [
-        name for name in result.classes if not any(case.label == name and case.split != "test" for case in result.cases)
-    ]:
+    elif result.task_type == "classification" and (unseen := unseen_classes(result)):
         problems.append(f"There is no training image of {listed(unseen)}.")
+    if options.keep_boxes < 1 and all(case.supervision not in {"box", "mask"} for case in result.cases):
+        problems.append("keep_boxes is given, but the folder has no boxes and no masks; leave it out.")
     if problems:
         raise BadInput(" ".join(problems))
+
+
+def unseen_classes(result: LayoutResult) -> list[str]:
+    """Return the classes without a case outside the publisher's test set."""
+    seen = {case.label for case in result.cases if case.split != "test"}
+    return [name for name in result.classes if name not in seen]
 
 
 def test_rule(options: IngestOptions, result: LayoutResult) -> Literal["official"] | float:

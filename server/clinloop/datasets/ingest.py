@@ -28,7 +28,7 @@ from clinloop.datasets.admission import (
     useful_cache_px,
 )
 from clinloop.datasets.audit import Entry, Ties, find_leaks, find_ties, make_audit
-from clinloop.datasets.case import LayoutResult
+from clinloop.datasets.case import LayoutResult, TaskType
 from clinloop.datasets.dataset import (
     CaseRow,
     Dataset,
@@ -43,7 +43,7 @@ from clinloop.datasets.layouts import choose_layout
 from clinloop.datasets.layouts.folder import Folder
 from clinloop.datasets.pixels import RULES, StoreSettings
 from clinloop.datasets.sealed import Facts, SealRecord, SealWriter, sample_originals, write_facts
-from clinloop.datasets.splits import assign_splits, split_digest, split_problems
+from clinloop.datasets.splits import assign_splits, keep_share, split_digest, split_problems
 from clinloop.datasets.storing import Item, Progress, Source
 from clinloop.datasets.vault import Secret, commitment, new_salt
 from clinloop.errors import BadInput, LeakFound, NotNow
@@ -84,7 +84,7 @@ def ingest(
         folder = Folder(root)
         chosen = choose_layout(folder, options.layout, options.columns)
         result = chosen.layout.read(folder, options.columns)
-        refuse_unusable(result)
+        refuse_unusable(result, options)
         if folder.links_out:
             note = f"{folder.links_out} link(s) that lead out of the folder, or to folders, were not followed."
             result = replace(result, notes=[*result.notes, note])
@@ -117,20 +117,20 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
         storing.measure(source, items, options.max_px, progress)
     else:
         storing.store(source, items, settings, progress)
-    progress("duplicates", 0, 1)
     readable = [item for item in items if item.facts]
-    entries = [Entry(item.case, item.facts) for item in readable if item.facts]
-    ties = find_ties(entries)
+    progress("duplicates", 0, 1)
+    ties = find_ties(entries := _entries(readable))
     progress("duplicates", 1, 1)
     leaks = _judge_leaks(entries, ties, options.on_leak)
     seed = _secret_seed(source, options.seed)
     _split(source, items, readable, ties, set(leaks.dropped), options, seed)
+    _drop_truth(readable, ties, options.keep_boxes, seed)
     writer = SealWriter(vault, options.seal)
     if options.seal:
         storing.store_measured(source, items, settings, writer, build, progress)
     progress("audit", 0, 1)
     audit = make_audit(
-        entries,
+        _entries(readable),
         ties,
         [item.split for item in readable],
         classes=result.classes,
@@ -144,9 +144,7 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
     progress("writing", 0, 1)
     rows = storing.place(source, readable, ties, build, sealed=bool(options.seal))
     kept = [item for item in storing.by_id(readable) if item.split in {"train", "val"}]
-    for px in cache_px:
-        cached = [item.row for item in kept if item.row is not None]
-        assemble.finish_cache(build / "view" / f"cache_{px}.npy", px, cached, [item.case_id for item in kept])
+    _finish_caches(build, cache_px, kept)
     assemble.write_tables(build, rows, list(names.values()), result.targets, sealed=bool(options.seal))
     salt = new_salt()
     record = DatasetRecord(
@@ -155,6 +153,7 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
         task_type=result.task_type,
         classes=result.classes,
         targets=result.targets,
+        keep_boxes=options.keep_boxes,
         counts=audit.counts,
         group_kind=result.group_kind,
         attributes=list(names.values()),
@@ -202,6 +201,16 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
     return record
 
 
+def _entries(readable: Sequence[Item]) -> list[Entry]:
+    return [Entry(item.case, item.facts) for item in readable if item.facts]
+
+
+def _finish_caches(build: Path, cache_px: Sequence[int], kept: Sequence[Item]) -> None:
+    rows, case_ids = [item.row for item in kept if item.row is not None], [item.case_id for item in kept]
+    for px in cache_px:
+        assemble.finish_cache(build / "view" / f"cache_{px}.npy", px, rows, case_ids)
+
+
 def _judge_leaks(entries: Sequence[Entry], ties: Ties, on_leak: str) -> _Leaks:
     """Find what ties training cases to the publisher's test set and refuse, drop or accept it."""
     leaks = find_leaks([entry.case for entry in entries], ties)
@@ -234,20 +243,48 @@ def _split(
     options: IngestOptions,
     seed: int,
 ) -> None:
-    """Assign a split to every case that is kept; refuse if a class cannot be in every part, with all that is wrong with the images."""
+    """Assign a split to every case that is kept; refuse if a class cannot be in every part, with all that is wrong with the images.
+
+    Where boxes or masks are the truth, groups without any cannot be scored: they all are training.
+    """
     at = [i for i in range(len(readable)) if i not in dropped]
-    labels, groups = [readable[i].case.label for i in at], [ties.roots[i] for i in at]
-    official = [readable[i].case.split == "test" for i in at]
+    scored = {ties.roots[i] for i in at if _has_truth(readable[i], source.result.task_type)}
+    drawn = [i for i in at if ties.roots[i] in scored or readable[i].case.split == "test"]
+    labels, groups = [readable[i].case.label for i in drawn], [ties.roots[i] for i in drawn]
+    official = [readable[i].case.split == "test" for i in drawn]
     fraction = None if source.test == "official" else source.test
-    problems = split_problems(labels, groups, official, source.result.classes, parts=2 if fraction is None else 3)
+    parts = 2 if fraction is None else 3
+    if source.result.task_type == "classification":
+        problems = split_problems(labels, groups, official, source.result.classes, parts=parts)
+    else:  # images that show nothing may be missing, and so may a rare target in some part
+        found = ["something to find" if readable[i].shows_target else "" for i in drawn]
+        problems = split_problems(found, groups, official, ["something to find"], parts=parts)
     if problems:
         unreadable = sum(bool(item.unreadable) and item.case.split != "test" for item in items)
         also = [f"{unreadable} image(s) cannot be read."] if unreadable else []
         raise storing.with_notes(BadInput(" ".join([*problems, *also])), storing.unreadable_lines(items))
-    for i, split in zip(
-        at, assign_splits(labels, groups, official, test=fraction, val=options.val, seed=seed), strict=True
-    ):
+    for i in at:
+        readable[i].split = "train"
+    splits = assign_splits(labels, groups, official, test=fraction, val=options.val, seed=seed)
+    for i, split in zip(drawn, splits, strict=True):
         readable[i].split = split
+
+
+def _has_truth(item: Item, task_type: TaskType) -> bool:
+    if task_type == "classification":
+        return True
+    return item.case.mask is not None if task_type == "segmentation" else item.case.boxes is not None
+
+
+def _drop_truth(readable: Sequence[Item], ties: Ties, share: float, seed: int) -> None:
+    """Keep boxes and masks of a share of the training cases that have them; validation and test keep all."""
+    if share == 1:
+        return
+    at = [i for i, item in enumerate(readable) if item.split == "train" and item.case.supervision in {"box", "mask"}]
+    kept = keep_share([readable[i].case.label for i in at], [ties.roots[i] for i in at], share, seed)
+    for i, keep in zip(at, kept, strict=True):
+        if not keep:
+            readable[i].drop_truth()
 
 
 def _custodian_audit(

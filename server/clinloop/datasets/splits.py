@@ -49,10 +49,10 @@ def split_problems(
     *,
     parts: int,
 ) -> list[str]:
-    """Return, for each class with too few groups to be in every one of `parts` parts, one sentence."""
+    """Return, for each of some classes with too few groups to be in every one of `parts` parts, one sentence."""
     groups_of: dict[str, set[int]] = {name: set() for name in classes}
     for label, group, official in zip(labels, groups, is_official_test, strict=True):
-        if not official:
+        if not official and label in groups_of:
             groups_of[label].add(group)
     names = "train, validation and test" if parts == 3 else "train and validation"
     return [
@@ -60,6 +60,29 @@ def split_problems(
         for name, found in groups_of.items()
         if len(found) < parts
     ]
+
+
+def keep_share(labels: Sequence[str], groups: Sequence[int], share: float, seed: int) -> list[bool]:
+    """Choose about `share` of the cases: whole groups, of each label (a group's most frequent) the same share, at least one group each."""
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    by_label: dict[str, list[list[int]]] = {}
+    for inside in members.values():
+        counts = Counter(labels[i] for i in inside)
+        by_label.setdefault(max(sorted(counts), key=counts.__getitem__), []).append(inside)
+    draw = np.random.default_rng(seed)
+    kept = [False] * len(labels)
+    for _, candidates in sorted(by_label.items()):
+        wanted, taken = share * sum(map(len, candidates)), 0
+        for at in draw.permutation(len(candidates)).tolist():
+            size = len(candidates[at])
+            if taken and taken + size / 2 > wanted:  # the next group would lead further away from the share
+                continue
+            taken += size
+            for i in candidates[at]:
+                kept[i] = True
+    return kept
 
 
 def split_digest(splits: Iterable[tuple[str, str]]) -> str:

@@ -68,6 +68,11 @@ class Item:
         """Name of the file of its mask."""
         return f"{self.case_id}.png"
 
+    @property
+    def shows_target(self) -> bool:
+        """Whether there is a box, or anything in the mask."""
+        return self.facts is not None and (bool(self.facts.boxes) or self.facts.mask_share > 0)
+
     def drop_truth(self) -> None:
         """Keep the image-level label only."""
         assert self.facts

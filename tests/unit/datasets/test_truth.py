@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import stat
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +326,63 @@ def test_the_commitment_notices_a_moved_box_and_a_changed_mask_of_any_split(add:
         assert not vault.verify_commitment(dataset.folder, check_images=False)
         table.write_text(text, encoding="utf-8")
     assert vault.verify_commitment(dataset.folder)
+
+
+def test_boxes_of_a_share_of_the_training_groups_are_kept_and_the_other_cases_keep_their_label(
+    add: Add, tmp_path: Path, picture: Picture
+) -> None:
+    root = write_wrists(tmp_path / "in", picture, 80)
+    full, few = add(root), add(root, state=tmp_path / "few", keep_boxes=0.2)
+    train = few.cases("train")
+    with_boxes = [case for case in train if case.boxes is not None]
+    assert len(train) == len(full.cases("train")) and 0.15 <= len(with_boxes) / len(train) <= 0.25
+    assert {case.label for case in with_boxes} == {"fracture", "no fracture"}
+    assert {case.supervision for case in train if case.boxes is None} == {"image"} and all(case.label for case in train)
+    groups = {case.group for case in with_boxes}
+    assert all(case.boxes is not None for case in train if case.group in groups)  # whole patients
+    assert all(case.boxes is not None for case in everything(few) if case.split != "train")
+    shown = json.loads((few.view / "boxes.json").read_text(encoding="utf-8"))
+    assert {image["id"] for image in shown["images"]} == {case.case_id for case in with_boxes}
+    assert Counter(row["supervision"] for row in rows(few.view / "cases.csv")) == {
+        "box": len(with_boxes),
+        "image": len(train) - len(with_boxes),
+        "": len(few.cases("val")),
+    }
+    assert few.record.keep_boxes == 0.2 and few.record.split == full.record.split
+    assert few.audit.supervision["train"] == {"box": len(with_boxes), "image": len(train) - len(with_boxes)}
+    assert vault.verify_commitment(few.folder)
+
+
+def test_masks_that_are_not_kept_are_nowhere(add: Add, chests: Path, tmp_path: Path) -> None:
+    dataset = add(chests, keep_boxes=0.3)
+    kept = {case.mask for case in everything(dataset) if case.mask is not None}
+    assert kept == {*dataset.folder.rglob("masks/*.png"), *dataset.folder.rglob("val_masks/*.png")}
+    assert 0 < len(list((dataset.view / "masks").iterdir())) < len(dataset.cases("train")) / 2
+
+
+def test_a_share_of_boxes_of_a_folder_without_boxes_is_refused(
+    add: Add, make_class_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="no boxes and no masks"):
+        add(make_class_folders(tmp_path / "in"), keep_boxes=0.5)
+    with pytest.raises(BadInput, match="keep_boxes is 5"):
+        add(tmp_path / "in", keep_boxes=5)
+
+
+def test_a_dataset_without_images_that_show_nothing_can_be_added(add: Add, tmp_path: Path, picture: Picture) -> None:
+    root = write_wrists(tmp_path / "in", picture, label="fracture", boxes=[["fracture", 5, 5, 10, 20]])
+    dataset = add(root)
+    assert dataset.classes == ["no fracture", "fracture"]
+    assert dataset.counts["val"]["no fracture"] == 0 < dataset.counts["val"]["fracture"]
+
+
+def test_images_without_boxes_are_all_training_because_they_cannot_be_scored(
+    add: Add, tmp_path: Path, picture: Picture
+) -> None:
+    root = write_wrists(tmp_path / "in", picture)
+    for i in range(24):
+        change(root, f"w{i}.png", boxes=None)
+    dataset = add(root)
+    assert len(everything(dataset)) == 40
+    assert {case.split for case in everything(dataset) if case.boxes is None} == {"train"}
+    assert {case.split for case in everything(dataset) if case.boxes is not None} == {"train", "val", "test"}
