@@ -40,6 +40,10 @@ LAYOUTS: list[Layout] = [
     ClassFolders(),
     CsvManifest(),
 ]
+"""Public sets come first: one of them that is certain wins over all that follow, also where it holds the trees of general formats."""
+
+CERTAIN = 1.0
+"""Score of a public set, which is known by names that nothing else has."""
 
 
 class Choice(NamedTuple):
@@ -54,7 +58,7 @@ def choose_layout(folder: Folder, name: str, options: LayoutOptions) -> Choice:
 
     Raises:
         Unknown: no layout has this name.
-        BadInput: nothing fits; the text says what each layout looked for.
+        BadInput: nothing fits, and the text says what each layout looked for; or several annotation formats fit alike.
     """
     if name != "auto":
         layout = next((item for item in LAYOUTS if item.name == name), None)
@@ -68,5 +72,15 @@ def choose_layout(folder: Folder, name: str, options: LayoutOptions) -> Choice:
         raise BadInput(
             f"The folder fits no layout. Tried: {tried}. Name a layout and its columns if the data is there under other names."
         )
-    others = "; ".join(f"{layout.name}: {result.reason}" for layout, result in found if layout is not best)
-    return Choice(best, f"{best.name}: {detection.reason} (also considered {others})")
+    alike = [(layout, result) for layout, result in found if result.score == detection.score]
+    if len(alike) > 1 and detection.score < CERTAIN:
+        formats = "; ".join(f"{layout.name} ({result.reason})" for layout, result in alike)
+        raise BadInput(
+            f"The folder fits {len(alike)} layouts alike: {formats}. They may tell different things of the same images, so name the one to use "
+            f'(layout="{alike[0][0].name}"), or move the other annotations out of the folder.'
+        )
+    others = [
+        f"also fits {layout.name}: {result.reason}" for layout, result in found if result.score and layout is not best
+    ]
+    rest = "does not fit " + ", ".join(layout.name for layout, result in found if not result.score)
+    return Choice(best, f"{best.name}: {detection.reason} ({'; '.join([*others, rest])})")

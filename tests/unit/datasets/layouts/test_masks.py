@@ -162,7 +162,7 @@ def test_pictures_in_folders_called_like_masks_are_not_masks(make_class_folders,
         for path in (root / name).iterdir():
             path.rename(path.with_name(path.name.rpartition("-")[2]))
     choice = choose_layout(Folder(root), "auto", LayoutOptions())
-    assert choice.layout.name == "class_folders" and "mask_folder" in choice.reason
+    assert choice.layout.name == "class_folders" and "does not fit" in choice.reason
 
 
 def test_a_table_gives_groups_to_masked_images(parallel: Path, make_csv) -> None:
