@@ -54,7 +54,9 @@ class Detector(nn.Module):
 
 
 def _block(width):
-    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+    )
 
 
 def build(arch, n_targets, width, weights=None):
@@ -64,7 +66,9 @@ def build(arch, n_targets, width, weights=None):
     if files:
         given = load_file(files[0]) if files[0].suffix == ".safetensors" else torch.load(files[0], weights_only=True)
         own = net.body.state_dict()
-        named = {key: key.replace("stem.", "stem_").replace("stages.", "stages_") for key in given}  # as features_only names
+        named = {
+            key: key.replace("stem.", "stem_").replace("stages.", "stages_") for key in given
+        }  # as features_only names
         fitting = {n: given[k] for k, n in named.items() if n in own and own[n].shape == given[k].shape}
         fitting |= {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
         net.body.load_state_dict(fitting, strict=False)
@@ -78,7 +82,9 @@ def decode(path, size):
     with Image.open(path) as file:
         image = file.convert("L")
     scale = min(height / image.height, width / image.width)
-    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BILINEAR)
+    small = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BILINEAR
+    )
     sheet = np.zeros(size, np.uint8)
     sheet[: small.height, : small.width] = np.asarray(small)[:height, :width]
     return sheet, scale, image.size

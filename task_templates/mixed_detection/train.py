@@ -20,7 +20,7 @@ from torchvision.ops import generalized_box_iou_loss
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))  # one per GPU, started by torchrun
 ON_GPU = DEVICE.type == "cuda"
 ARCH = "convnext_tiny" if ON_GPU else "test_byobnet"  # timm name; convnext_tiny: 28 M parameters, test_byobnet: 0.2 M
-WIDTH = 128 if ON_GPU else 32  # channels of neck and heads
+WIDTH = 128 if ON_GPU else 24  # channels of neck and heads
 SIZE = (832, 512) if ON_GPU else (160, 96)  # input height and width in pixels: upright, as films of an arm are
 BATCH = 16  # images per process
 LEARNING_RATE = 2e-4 if ON_GPU else 4e-3  # peak; the GPU network usually starts pretrained
@@ -52,7 +52,9 @@ def wanted(boxes, n_targets, shape):
     middle_x = ((left + right) / 2 / STRIDE).floor() * STRIDE + STRIDE / 2
     middle_y = ((top + bottom) / 2 / STRIDE).floor() * STRIDE + STRIDE / 2
     wide, high = ((right - left) / 6).clamp(min=0.6 * STRIDE), ((bottom - top) / 6).clamp(min=0.6 * STRIDE)
-    hills = torch.exp(-(((x - middle_x) / wide) ** 2 + ((y - middle_y) / high) ** 2) / 2) * (target >= 0)  # (B, M, h, w)
+    hills = torch.exp(-(((x - middle_x) / wide) ** 2 + ((y - middle_y) / high) ** 2) / 2) * (
+        target >= 0
+    )  # (B, M, h, w)
     heat = torch.stack([(hills * (target == t)).amax(1) for t in range(n_targets)], 1)
     height, nearest = hills.max(1)  # (B, h, w): the highest hill at a cell, and whose it is
     index = nearest.flatten(1)[..., None].expand(-1, -1, 4)
@@ -98,7 +100,9 @@ drawn = session.boxes()  # case id -> boxes; an empty list: an expert looked, an
 train, val = [case for case in session.train_cases() if case.case_id in drawn], session.val_cases()
 val_ids = [case.case_id for case in val]
 x_train, scales, _ = decode_all([session.image_path(case.case_id) for case in train], SIZE)  # (N, height, width) uint8
-val_images = decode_all([session.image_path(case_id) for case_id in val_ids], SIZE)  # (M, height, width) uint8, scales, sizes
+val_images = decode_all(
+    [session.image_path(case_id) for case_id in val_ids], SIZE
+)  # (M, height, width) uint8, scales, sizes
 y_train = as_tensor([drawn[case.case_id] for case in train], scales).to(DEVICE)  # (N, most boxes, 5)
 
 net, origin = build(ARCH, len(session.targets), WIDTH, session.weights)
@@ -107,7 +111,8 @@ optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=W
 about = {"arch": ARCH, "targets": session.targets, "width": WIDTH, "size": SIZE, "mean": MEAN, "std": STD}
 if RANK == 0:
     facts = {"arch": ARCH, "weights": origin, "size": SIZE, "device": str(DEVICE), "processes": PROCESSES}
-    session.log(event="start", **facts, train=len(train), boxes=int((y_train[..., 0] >= 0).sum()), val=len(val))
+    facts |= {"boxes": int((y_train[..., 0] >= 0).sum()), "without_boxes": len(session.train_cases()) - len(train)}
+    session.log(event="start", **facts, train=len(train), val=len(val))
 
 
 def seen_by_rank_0(value):

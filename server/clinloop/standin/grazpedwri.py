@@ -153,7 +153,7 @@ def _plan_study(
     from clinloop.standin.wrists import View
 
     broken, follow_up = bool(wrist.breaks), study > 1
-    age = wrist.age + 0.05 * (study - 1)
+    age = round(wrist.age + 0.05 * (study - 1), 1)
     healing = min(1.0, 0.25 + 0.25 * study + float(rng.normal(0, 0.08))) if follow_up and broken else 0.0
     cast = bool(rng.random() < (0.5 if follow_up and broken else 0.012))
     thin = bool(rng.random() < (0.2 if follow_up and broken else 0.006))
