@@ -316,20 +316,22 @@ def _all_tables(folder: Path) -> dict[TaskName, dict[str, Any]]:
 def _print(table: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
-    def shown(value: dict[str, float | None] | None) -> str:
+    def shown(value: dict[str, float | None] | None, *, short: bool = False) -> str:
         if value is None or value["value"] is None:
             return "–"
         low, high = value["low"], value["high"]
-        return number(value["value"]) + ("" if low is None or high is None else f" [{number(low)}, {number(high)}]")
+        return number(value["value"]) + (
+            "" if short or low is None or high is None else f" [{number(low)}, {number(high)}]"
+        )
 
-    rows = Table(
-        "metric", "initial", "refined", "p", "paper: initial", "refined", title=f"Test set, {table['n_test']} cases"
-    )
+    rows = Table("metric", "initial", "refined", "p", "paper", title=f"Test set, {table['n_test']} cases")
     for metric in table["metrics"]:
         ours, paper = metric["ours"], metric["paper"] or {"initial": None, "refined": None}
+        quoted = f"{shown(paper['initial'], short=True)} → {shown(paper['refined'], short=True)}"
         p = "" if ours["p"] is None else f"{ours['p']:.2g}"
-        values = (shown(ours["initial"]), shown(ours["refined"]), p, shown(paper["initial"]), shown(paper["refined"]))
-        rows.add_row(metric["name"], *values)
+        rows.add_row(
+            metric["name"], shown(ours["initial"]), shown(ours["refined"]), p, "" if quoted == "– → –" else quoted
+        )
     console.print(rows)
     for line in table["findings"]:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
