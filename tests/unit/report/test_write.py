@@ -93,6 +93,72 @@ def test_evidence_gives_the_very_intervals_of_the_cases_it_was_written_from() ->
         assert one.difference.high == pytest.approx(other.difference.high, abs=1e-12)
 
 
+def test_evidence_of_boxes_masks_and_confounders_gives_the_very_intervals_too() -> None:
+    rng = np.random.default_rng(1)
+    classes = ("no", "yes")
+    cases = [
+        service.TruthCase(
+            f"{value:04x}",
+            f"patient-{value % 17}" if value % 3 else "",
+            classes[value % 2],
+            20,
+            10,
+            (service.TruthBox(0, 2.5, 3.25, 8, 5),) * (value % 2),
+            (200 - 50 * (value % 2), 50)[: 1 + value % 2],
+            {"drain": f"{rng.random():.3f}" if value % 5 else ""},
+        )
+        for value in range(60)
+    ]
+
+    def box() -> service.Detected:
+        return service.Detected(
+            0, *(rng.normal((2.5, 3.25, 8, 5), 0.7)), round(rng.random(), 1)
+        )  # scores that are equal
+
+    for scheme, names, needed, predict in (
+        (
+            service.Scheme(classes, "detection", ("rib",)),
+            ["ap50", "ap50_95", "f1", "image_auc"],
+            ("boxes",),
+            lambda: (box(), box()),
+        ),
+        (
+            service.Scheme(classes, "segmentation", ("rib",)),
+            ["dice", "image_specificity"],
+            ("width", "height", "mask"),
+            lambda: service.Mask(10, 20, (200 - (size := int(rng.integers(1, 90))), size)),
+        ),
+        (
+            service.Scheme(classes, positive="yes", confounders=("drain",)),
+            ["partial_r_drain", "conflict_auc_drain", "fp_share_drain"],
+            ("attributes",),
+            lambda: (1 - (p := rng.random()), p),
+        ),
+    ):
+        kept = [service.TruthCase(*case[:3], **{name: getattr(case, name) for name in needed}) for case in cases]
+        tables = [service.predictions_bytes({case.case_id: predict() for case in kept}, scheme) for _ in range(2)]
+        truths = [[kept[place] for place in rng.permutation(60)], service.read_truth(truth_csv(kept))]
+        point = {name: {"threshold": 0.3} for name in ("rib", "yes")}
+        first, second = (
+            service.final_scores(
+                tables[0],
+                tables[1],
+                truth,
+                scheme=scheme,
+                metrics=names,
+                operating_points_initial=point,
+                operating_points_refined=point,
+                resamples=100,
+            )
+            for truth in truths
+        )
+        for one, other in zip(first, second, strict=True):
+            assert one.difference.low is not None
+            assert one.p == other.p
+            for side in ("initial", "refined", "difference"):
+                assert vars(getattr(one, side)) == pytest.approx(vars(getattr(other, side)), abs=1e-12)
+
+
 def test_confusion_counts_true_rows_and_predicted_columns() -> None:
     truth = b"case_id,group,label\na,g0,cat\nb,g1,dog\nc,g2,dog\n"
     predictions = b"case_id,p_cat,p_dog\nc,0.9,0.1\nb,0.2,0.8\na,0.6,0.4\n"
