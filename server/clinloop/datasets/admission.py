@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
+from clinloop.datasets.arrays import file_of, is_inside, size_of
 from clinloop.datasets.case import LayoutOptions, LayoutResult
 from clinloop.datasets.dataset import COLUMNS
+from clinloop.datasets.decoding import MAX_PIXELS
 from clinloop.datasets.layouts.folder import listed
-from clinloop.datasets.pixels import MAX_PIXELS
+from clinloop.datasets.layouts.sizes import shown_size
 from clinloop.errors import BadInput, NotNow
 from clinloop.sealing import check_recipients
 
@@ -103,7 +103,7 @@ def test_rule(options: IngestOptions, result: LayoutResult) -> Literal["official
 
 def check_disk(root: Path, sources: Sequence[str], cache_px: Sequence[int], build: Path) -> None:
     """Refuse before an hour of work what will not fit."""
-    images = sum((root / source).stat().st_size for source in sources)
+    images = sum((root / file).stat().st_size for file in {file_of(source) for source in sources})
     needed = images + len(sources) * sum(px * px * 3 for px in cache_px) + (64 << 20)
     free = shutil.disk_usage(build).free
     if needed > free:
@@ -116,11 +116,10 @@ def useful_cache_px(root: Path, sources: Sequence[str], wanted: Sequence[int]) -
     """Return the sizes worth caching: the smallest, and those not above twice the short side of most images (a sample is looked at)."""
     sides: list[int] = []
     for source in sources[:: max(1, len(sources) // 50)]:
-        try:
-            with warnings.catch_warnings(action="ignore"), Image.open(root / source) as image:
-                sides.append(min(image.size))
-        except Exception:  # noqa: S112  # unreadable files get their reason from the worker that decodes them
-            continue
+        with warnings.catch_warnings(action="ignore"):
+            size = size_of(str(root / source)) if is_inside(source) else shown_size(root / source)
+        if size is not None:  # unreadable files get their reason from the worker that decodes them
+            sides.append(min(size))
     limit = 2 * sorted(sides)[len(sides) * 9 // 10] if sides else MAX_PIXELS
     return tuple(px for px in sorted(set(wanted)) if px <= limit or px == min(wanted))
 

@@ -1,6 +1,6 @@
-"""One source image to one stored image: decoded once, every surprise of a format turned into 8-bit RGB, nothing but pixels kept.
+"""One source image to one stored image with its boxes and mask: decoded once, hashed, encoded, reduced into the caches.
 
-Runs in worker processes (see `workers`); the only module that decodes what a stranger made.
+Runs in worker processes (see `workers`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import errno
 import hashlib
 import io
 import os
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,34 +16,25 @@ from typing import NamedTuple
 
 import imagehash
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
+from clinloop.datasets import decoding
 from clinloop.datasets.case import Box, MaskFile, MaskRuns
+from clinloop.datasets.decoding import MAX_PIXELS
 from clinloop.datasets.fitting import Frame, Misfit, encode_mask, fit_boxes, fit_mask
 
-MAX_PIXELS = 100_000_000
-"""An image that declares more is not decoded (a decoded pixel takes up to 12 bytes on the way)."""
 THUMBNAIL_PX = 32
 CACHE_OFFSET = 128
 """Bytes of the .npy header in front of a cache; numpy writes exactly this much for shapes of up to 20 digits."""
 JPEG_QUALITY = 95
 RULES = {
     "stored": f"8-bit RGB; JPEG quality {JPEG_QUALITY} (4:4:4) where the source was JPEG, else PNG; no EXIF, ICC profile or comment",
-    "orientation": "EXIF orientation applied to the pixels, then dropped",
-    "sixteen_bit": "stretched per image: 0.5th percentile to 0, 99.5th percentile to 255",
-    "alpha": "composited on black",
-    "other_modes": "gray, palette, CMYK and 1-bit converted to RGB by Pillow",
-    "frames": "first frame of several",
+    **decoding.RULES,
     "boxes": "in pixels of the upright image, scaled with it; cut where they reach beyond its edge by rounding",
     "masks": "1-bit PNG of the stored image's size; a pixel is target if at least half of what it covers is, or any of a target too small for that",
     "cache": "Pillow: stored.resize((px, px), BICUBIC, box=centre square), the square side being the shorter side of the image",
 }
-
-_TAG_NAME = re.compile(r"[A-Za-z0-9_ -]{1,40}")
-_NOT_TAGS = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "gamma", "interlace", "progressive", "progression",
-                       "adobe", "adobe_transform", "transparency", "background", "loop", "duration", "compression", "srgb", "exif",
-                       "aspect", "version", "extension", "timestamp", "bbox", "blend", "disposal", "chromaticity", "default_image", "mp",
-                       "mpoffset", "resolution", "photoshop", "xmp", "icc_profile"})  # fmt: skip
+"""What is done to every image and its boxes and mask, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +135,7 @@ class PixelStore:
             OSError: the target cannot be written (disk full); an unreadable source is a result, not an exception.
         """
         try:
-            image, facts = _read(Path(job.source), self._settings.max_px)
+            image, facts = decoding.decode(job.source, self._settings.max_px)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             return Unreadable(f"it declares more than {MAX_PIXELS // 1_000_000} megapixels")
         except MemoryError:
@@ -153,7 +143,7 @@ class PixelStore:
         except (
             Exception
         ) as error:  # decoders raise anything on malformed input: OSError, SyntaxError, ValueError, struct.error, …
-            return Unreadable(_reason(error))
+            return Unreadable(decoding.reason(error))
         try:
             frame = Frame(facts.size, facts.orientation, image.size)
             truth = _fit_truth(job, frame)
@@ -176,7 +166,7 @@ class PixelStore:
             thumbnail=gray.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR).tobytes(),
             width=frame.shown[0],
             height=frame.shown[1],
-            file_bytes=Path(job.source).stat().st_size,
+            file_bytes=facts.file_bytes,
             mode=facts.mode,
             tags=facts.tags,
             handling=(*facts.handling, *(("boxes_cut",) if truth.cut else ())),
@@ -235,106 +225,7 @@ def _fit_truth(job: PixelJob, frame: Frame) -> _Truth:
     return _Truth(boxes, cut, encode_mask(mask), float(mask.mean()))
 
 
-@dataclass(frozen=True, slots=True)
-class _SourceFacts:
-    is_jpeg: bool
-    size: tuple[int, int]
-    """(width, height) as the file stores it."""
-    orientation: int
-    mode: str
-    tags: tuple[str, ...]
-    handling: tuple[str, ...]
-
-
-def _read(path: Path, max_px: int) -> tuple[Image.Image, _SourceFacts]:
-    """Decode an image to upright 8-bit RGB with no side over `max_px`."""
-    with Image.open(path) as source:
-        is_jpeg, mode, size = source.format in {"JPEG", "MPO"}, source.mode, source.size
-        tags = _tag_names(source)
-        handling: list[str] = []
-        if getattr(source, "n_frames", 1) > 1:
-            handling.append("frames")
-        source.draft(None, (max_px, max_px))  # a JPEG decoder reduces by 2, 4 or 8 for free
-        source.load()
-        orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
-        image = ImageOps.exif_transpose(source)
-    if orientation in range(2, 9):
-        handling.append("orientation")
-    image, rule = _to_rgb(image)
-    if rule:
-        handling.append(rule)
-    if max(image.size) > max_px:
-        image.thumbnail((max_px, max_px), Image.Resampling.LANCZOS)
-    if max(size) > max_px:
-        handling.append("reduced")
-    # A copy that only has pixels: Pillow would write info (ICC profile, EXIF, comments) that rides along.
-    bare = Image.frombytes("RGB", image.size, image.tobytes())
-    return bare, _SourceFacts(is_jpeg, size, orientation, mode, tags, tuple(handling))
-
-
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
-    """Return an image as 8-bit RGB and the name of the rule that was needed."""
-    mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return image, None
-    if mode.startswith("I") or mode == "F":
-        return _stretch(image), "sixteen_bit"
-    if mode in {"RGBA", "LA", "PA", "RGBa"} or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, rgba).convert("RGB"), "alpha"
-    return image.convert("RGB"), "other_modes"
-
-
-def _stretch(image: Image.Image) -> Image.Image:
-    """Map more than 8 bits to 8 by percentiles; a flat image becomes black."""
-    values = np.asarray(image, dtype=np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = (float(edge) for edge in np.percentile(values, (0.5, 99.5)))
-    scaled = (
-        np.clip((values - low) / max(high - low, 1e-12) * 255.0, 0.0, 255.0) if high > low else np.zeros_like(values)
-    )
-    return Image.fromarray(np.round(scaled).astype(np.uint8)).convert("RGB")
-
-
 def perceptual_hash(gray: Image.Image) -> int:
     """Return the 64-bit pHash of a gray image as a number."""
     bits = np.packbits(imagehash.phash(gray).hash.flatten())
     return int.from_bytes(bits.tobytes(), "big")
-
-
-def _tag_names(image: Image.Image) -> tuple[str, ...]:
-    """Return names of EXIF, GPS, text and profile entries."""
-    exif = image.getexif()
-    names = {
-        f"EXIF {_known(tag, ExifTags.TAGS)}"
-        for tag in exif
-        if tag not in {ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo}
-    }
-    names |= {f"EXIF {_known(tag, ExifTags.TAGS)}" for tag in exif.get_ifd(ExifTags.IFD.Exif)}
-    names |= {f"GPS {_known(tag, ExifTags.GPSTAGS)}" for tag in exif.get_ifd(ExifTags.IFD.GPSInfo)}
-    for key in image.info:
-        if isinstance(key, str) and key.lower() not in _NOT_TAGS:
-            names.add(f"text {key}" if _TAG_NAME.fullmatch(key) else "text (unusual name)")
-    names |= {
-        title
-        for key, title in (("xmp", "XMP"), ("photoshop", "IPTC"), ("icc_profile", "ICC profile"))
-        if key in image.info
-    }
-    return tuple(sorted(names))
-
-
-def _known(tag: int, names: dict[int, str]) -> str:
-    return names.get(tag, f"tag {tag}")
-
-
-def _reason(error: Exception) -> str:
-    """Return why decoding failed, without paths."""
-    text = str(error)
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is empty or not an image of a known format"
-    if "truncated" in text.lower() or "not enough" in text.lower():
-        return "it is truncated"
-    if isinstance(error, PermissionError):
-        return "it may not be read (permission denied)"
-    return f"it cannot be decoded ({type(error).__name__})"
