@@ -21,10 +21,10 @@ from clinloop.datasets.layouts.public import (
     column_values,
     find_tables,
     group_choice,
+    image_size,
     refuse_columns,
     years,
 )
-from clinloop.datasets.layouts.sizes import shown_size
 from clinloop.errors import BadInput
 
 DEFAULT_TARGET = "fracture"
@@ -80,7 +80,7 @@ class Grazpedwri:
             if (row := rows.get(stem)) is None:
                 tally.add(_why_unknown(stem, rows), stem)
                 continue
-            size = shown_size(folder.root / source)  # None: its decoder says later why it cannot be read
+            size = image_size(folder, source)  # None: its decoder says later why it cannot be read
             drawn = annotations.of(stem, size) if size else None
             boxes = None if drawn is None else tuple(box for box in drawn if box.target == target)
             if (is_there := _label(boxes, row, target)) is None:
