@@ -107,8 +107,11 @@ def mean_dice(path: Path, truths: dict[str, Truth]) -> float:
 class Run:
     """One training and prediction of a workspace, as a supervisor would do it but without isolation."""
 
-    def __init__(self, folder: Path, template: str, task_type: str, data: Path, python: str) -> None:
+    def __init__(
+        self, folder: Path, template: str, task_type: str, data: Path, python: str, *, target: str = "blob"
+    ) -> None:
         self.folder, self._data, self._python, self._task_type = folder, data, python, task_type
+        self._target = target
         self.workspace, self.out = folder / "workspace", folder / "out"
         for name in ("workspace", "out", "session/answers", "weights"):
             (folder / name).mkdir(parents=True)
@@ -132,8 +135,8 @@ class Run:
             "mode": mode,
             "phase": "train",
             "task_type": self._task_type,
-            "classes": ["no blob", "blob"],
-            "targets": ["blob"],
+            "classes": [f"no {self._target}", self._target],
+            "targets": [self._target],
             "seed": 0,
             "deadline_unix": time.time() + seconds,
             "primary_metric": "",
@@ -191,6 +194,7 @@ class Run:
             "CLINLOOP_SESSION": str(self.folder / "session" if data else self.folder / "nowhere"),
             "CLINLOOP_DATA": str(self._data if data else self.folder / "nowhere"),
             "CLINLOOP_WEIGHTS": str(self.folder / "weights"),
+            "CLINLOOP_INPUTS": str(self.folder / "inputs"),
             **({"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]} if "OMP_NUM_THREADS" in os.environ else {}),
         }
         return subprocess.Popen([self._python, *argv], cwd=self.workspace, env=environment, text=True, **streams)
