@@ -17,11 +17,13 @@ from clinloop.standin.lesions import Array, Rng, f32, noise, step
 
 SIDE = 287
 """Side of a film in pixels: 0.28 x the 1024 of ChestX-ray14 and SIIM-ACR."""
-DENSITY = (0.035, 0.11)
+DENSITY = (0.012, 0.07)
 """Range of how much darker the air beside the lung is; the lung itself is about 0.25 on the same scale of 0…1."""
-LINE = (0.03, 0.13)
+LINE = (0.012, 0.09)
 """Range of how much brighter the pleural line is."""
-COLLAPSE = (0.045, 0.26)
+TUBE = (1.0, 1.5)
+"""Range of how bright a drain is; 1 = a dense line of 0.14 in a tube of 0.12."""
+COLLAPSE = (0.03, 0.26)
 """Range of how far the lung has come off, as a share of the way to its root; gives the mask areas of SIIM-ACR (median 0.8 %)."""
 _FINE = 2
 """Strokes are drawn at this multiple of SIDE and reduced, which smooths their edges."""
@@ -103,33 +105,37 @@ class _Pose:
 
 
 def paint(film: Film, body: Rng, view: Rng) -> Radiograph:
-    """Paint a film; equal states of `body` give the same patient, `view` decides on pose, exposure and everything that passes."""
+    """Paint a film; equal states of `body` give the same patient, `view` decides on pose, exposure and everything that passes.
+
+    Films that differ in one part only (a drain, say) and start from equal states differ there and nowhere else.
+    """
+    stance, air_rng, soft, blood, found, passing, tube, exposure = view.spawn(8)  # so that one part changes no other
     patient = _Body(body)
-    pose = _Pose(view, patient, film.view)
+    pose = _Pose(stance, patient, film.view)
     lungs = {side: pose.place(LUNG + patient.bend[(side + 1) // 2], side) for side in (-1, 1)}
     areas = {side: _area(outline) for side, outline in lungs.items()}
     lung = np.maximum(areas[-1], areas[1])
-    air, line, mask = np.zeros_like(lung), np.zeros_like(lung), np.zeros(lung.shape, np.bool_)
+    scene = _chest(soft, patient, pose, lung, film)
+    vessels = _vessels(blood, pose, lung)
+    mask = np.zeros(lung.shape, np.bool_)
     boxes: dict[str, tuple[float, float, float, float]] = {}
     if film.pneumothorax:
-        air, line = _collapse(view, pose, lungs[film.side], film.side)
+        air, line = _collapse(air_rng, pose, lungs[film.side], film.side)
         mask = (air > 0.5) & (areas[film.side] > 0.5)
         boxes["Pneumothorax"] = _box(mask)
-    scene = _chest(view, patient, pose, lung, film)
-    vessels = _vessels(view, pose, lung)
-    scene += vessels * (1 - air)
-    scene -= air * lung * np.float32(view.uniform(*DENSITY))
-    scene += line * lung * np.float32(view.uniform(*LINE))
-    scene += _bones(view, patient, pose)
+        vessels *= 1 - air
+        scene -= air * lung * np.float32(air_rng.uniform(*DENSITY))
+        scene += line * lung * np.float32(air_rng.uniform(*LINE))
+    scene += vessels + _bones(patient, pose)
     for name in film.findings:
-        density, local = _finding(view, name, pose, lung)
+        density, local = _finding(found, name, pose, lung)
         scene += density
         if local:
             boxes[name] = _box(density > 0.4 * density.max())
-    scene += _folds(view, pose) + _wires(view, count=int(view.poisson(1.6 if film.view == "AP" else 0.5)))
+    scene += _folds(passing, pose) + _wires(passing, count=int(passing.poisson(1.6 if film.view == "AP" else 0.5)))
     if film.drain:
-        scene += _drain(view, pose, film.side)
-    return Radiograph(_expose(view, scene), mask, boxes)
+        scene += _drain(tube, pose, film.side)
+    return Radiograph(_expose(exposure, scene), mask, boxes)
 
 
 def _box(mask: Mask) -> tuple[float, float, float, float]:
@@ -245,7 +251,7 @@ def _vessels(rng: Rng, pose: _Pose, lung: Array) -> Array:
     return lung * (_stroke(branches, 2.2) * (0.04 + 0.12 * fade) + 0.20 * np.exp(-((near / 0.05) ** 2)) + 0.016 * grain)
 
 
-def _bones(rng: Rng, body: _Body, pose: _Pose) -> Array:
+def _bones(body: _Body, pose: _Pose) -> Array:
     """Return spine, ribs, clavicles and shoulder blades."""
     back, front, edges = list[Points](), list[Points](), list[Points]()
     for side in (-1, 1):
@@ -343,7 +349,7 @@ def _drain(rng: Rng, pose: _Pose, side: int) -> Array:
     middle = ((wall[0] + tip[0]) / 2 + rng.uniform(0.0, 0.10), (wall[1] + tip[1]) / 2 + rng.uniform(-0.05, 0.05))
     tube = pose.place(_curve((0.5, entry[1] + rng.uniform(0.0, 0.25)), entry, wall, middle, tip), side)
     width = rng.uniform(4.0, 6.5)
-    gain = np.float32(rng.uniform(0.8, 1.25))
+    gain = np.float32(rng.uniform(*TUBE))
     marker = tube + rng.uniform(-0.2, 0.2) * width / SIDE
     body = _stroke([tube], width)
     edge = body - _stroke([tube], width - 2)
