@@ -2,6 +2,7 @@
 
     limit   the same step on one batch that stays where it is: what the data path costs is what is missing to 1
     plain   the same step fed by torchvision's ImageFolder with PIL, one worker process a core: what most code does
+    loader  that loader alone, nothing trained
     host    (GPU) the real data path when the pictures do not fit on the GPU and stay in pinned host memory
 
 python benchmarks/templates.py [--device cuda] [--templates classification,segmentation] [--seconds 15] [--json FILE]
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-WARM_UP_STEPS = 20
+WARM_UP_STEPS = {"cuda": 20, "cpu": 5}
 
 
 class Plan(NamedTuple):
@@ -50,6 +52,8 @@ class Plan(NamedTuple):
 
 PLANS = {
     "classification": Plan("classification", "x"),
+    "detection": Plan("detection", "x", ("boxes",), ((720, 1200), (800, 1180))),
+    "mixed_detection": Plan("detection", "x", ("boxes",), ((720, 1200), (800, 1180))),
     "segmentation": Plan("segmentation", "x", ("y",), ((1024, 1024),)),
 }
 
@@ -61,11 +65,13 @@ class _Measured(Exception):
 class Bench:
     """Counts the steps of a training loop and hands it batches; lives in the measuring process only."""
 
-    def __init__(self, mode: str, seconds: float, plain: Callable[[], Iterator[Any]]) -> None:
-        self.mode, self._seconds, self._plain = mode, seconds, plain
+    def __init__(
+        self, mode: str, seconds: float, warm_up: int, plain: Callable[[], Iterator[Any]], wait: Callable[[], None]
+    ) -> None:
+        self.mode, self._seconds, self._warm_up, self._plain, self._wait = mode, seconds, warm_up, plain, wait
         self._batches: Iterator[Any] | None = None
         self._born = time.perf_counter()
-        self._begun = self.first_step_s = self.measured_s = 0.0
+        self._begun = self._begun_cpu = self.first_step_s = self.measured_s = self.measured_cpu_s = 0.0
         self.steps = self.batch = 0
 
     @property
@@ -86,19 +92,14 @@ class Bench:
         now = time.perf_counter()
         if self.steps == 1:
             self.first_step_s = now - self._born
-        if self.steps == WARM_UP_STEPS:
+        if self.steps == self._warm_up:
             self._wait()
-            self._begun = time.perf_counter()
-        elif self.steps > WARM_UP_STEPS and now - self._begun > self._seconds:
+            self._begun, self._begun_cpu = time.perf_counter(), time.process_time()
+        elif self.steps > self._warm_up and now - self._begun > self._seconds:
             self._wait()
             self.measured_s, self.batch = time.perf_counter() - self._begun, len(images)
+            self.measured_cpu_s = time.process_time() - self._begun_cpu
             raise _Measured
-
-    def _wait(self) -> None:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
 
 
 def instrumented(source: str, plan: Plan) -> ast.Module:
@@ -110,30 +111,28 @@ def instrumented(source: str, plan: Plan) -> ast.Module:
     tree = ast.parse(source)
     names = {plan.image, *plan.others}
     for loop in tree.body:
-        if isinstance(loop, ast.While | ast.For):
-            body, fed = [_fed(line, plan) if _assigns(line, names) else line for line in loop.body], 0
-            fed = sum(_assigns(line, {plan.image}) for line in loop.body)
-            if fed:
-                loop.body = [*body, *ast.parse(f"_bench.tick({plan.image})").body]
-                return ast.fix_missing_locations(tree)
+        lines = loop.body if isinstance(loop, ast.While | ast.For) else []
+        if any(_assigns(line, names) and plan.image in _targets(line) for line in lines):
+            lines[:] = [_fed(line, plan) if _assigns(line, names) else line for line in lines]
+            lines += ast.parse(f"_bench.tick({plan.image})").body
+            return ast.fix_missing_locations(tree)
     raise ValueError(f"no loop of this train.py assigns {plan.image}: correct its line in PLANS")
 
 
+def _targets(line: ast.stmt) -> set[str]:
+    """Return the names that a plain assignment gives a value."""
+    targets = line.targets if isinstance(line, ast.Assign) else []
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+
+
 def _assigns(line: ast.stmt, names: set[str]) -> bool:
-    """True for a statement of the loop that assigns nothing but parts of the batch."""
-    if not isinstance(line, ast.Assign):
-        return False
-    found = {node.id for target in line.targets for node in ast.walk(target) if isinstance(node, ast.Name)}
-    return bool(found & names) and found <= names
+    """True for a statement of the loop that assigns parts of the batch and nothing else."""
+    return bool(_targets(line)) and _targets(line) <= names
 
 
 def _fed(line: ast.stmt, plan: Plan) -> ast.stmt:
-    """Return the statement with another one instead when the loop is fed."""
-    assert isinstance(line, ast.Assign)
-    takes_image = _assigns(line, {plan.image, *plan.others}) and any(
-        isinstance(node, ast.Name) and node.id == plan.image for target in line.targets for node in ast.walk(target)
-    )
-    instead = f"{plan.image} = _bench.feed({plan.image})" if takes_image else "pass"
+    """Return the statement, with another one instead while the loop is fed."""
+    instead = f"{plan.image} = _bench.feed({plan.image})" if plan.image in _targets(line) else "pass"
     either = ast.parse(f"if _bench.is_fed:\n    {instead}\nelse:\n    pass").body[0]
     assert isinstance(either, ast.If)
     either.orelse = [line]
@@ -152,11 +151,16 @@ def constants(source: str, on_gpu: bool) -> dict[str, Any]:
     return found
 
 
+def input_size(known: dict[str, Any]) -> tuple[int, int]:
+    """Return height and width of the network's input."""
+    return tuple(known["SIZE"]) if "SIZE" in known else (known["PX"], known["PX"])
+
+
 def draw(folder: Path, plan: Plan, px: int, images: int) -> None:
     """Write a dataset as a run sees it: pictures, cases.csv, masks, boxes, the server's decoded cache; and the same as class folders."""
     for name in ("data/images", "data/masks", "plain/no", "plain/yes", "session/answers", "out", "weights"):
         (folder / name).mkdir(parents=True)
-    cache = np.empty((images, px, px, 3), dtype=np.uint8)
+    cache = np.empty((images if plan.task_type == "classification" else 0, px, px, 3), dtype=np.uint8)
     boxes: list[tuple[int, int, int, int]] = [(0, 0, 1, 1)] * images
 
     def one(index: int) -> None:
@@ -175,19 +179,22 @@ def draw(folder: Path, plan: Plan, px: int, images: int) -> None:
         (folder / "plain" / ("yes" if index % 2 else "no") / f"{name}.jpg").symlink_to(
             folder / f"data/images/{name}.jpg"
         )
-        side = min(width, height)
-        corner = ((width - side) // 2, (height - side) // 2)
-        square = picture.resize((px, px), Image.Resampling.BICUBIC, box=(*corner, corner[0] + side, corner[1] + side))
-        cache[index] = np.asarray(square)
-        mask = np.zeros((height, width), dtype=bool)
-        mask[top : top + h, left : left + w] = index % 2
-        Image.fromarray(mask).save(folder / f"data/masks/{name}.png")
+        if plan.task_type == "classification":
+            side = min(width, height)
+            corner = ((width - side) // 2, (height - side) // 2)
+            box = (*corner, corner[0] + side, corner[1] + side)
+            cache[index] = np.asarray(picture.resize((px, px), Image.Resampling.BICUBIC, box=box))
+        if plan.task_type == "segmentation":
+            mask = np.zeros((height, width), dtype=bool)
+            mask[top : top + h, left : left + w] = index % 2
+            Image.fromarray(mask).save(folder / f"data/masks/{name}.png")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(one, range(images)))
     names = [f"case{index:06d}" for index in range(images)]
-    np.save(folder / f"data/cache_{px}.npy", cache)
-    (folder / f"data/cache_{px}.json").write_text(json.dumps({"case_ids": names}), encoding="utf-8")
+    if plan.task_type == "classification":  # the other templates look at the whole picture, not at its central square
+        np.save(folder / f"data/cache_{px}.npy", cache)
+        (folder / f"data/cache_{px}.json").write_text(json.dumps({"case_ids": names}), encoding="utf-8")
     n_val = max(16, images // 16)
     supervision = {"classification": "image", "detection": "box", "segmentation": "mask"}[plan.task_type]
     with (folder / "data/cases.csv").open("w", encoding="utf-8", newline="") as file:
@@ -211,54 +218,54 @@ def draw(folder: Path, plan: Plan, px: int, images: int) -> None:
         (folder / "data/boxes.json").write_text(json.dumps(table), encoding="utf-8")
 
 
-def plain_batches(folder: Path, px: int, batch: int, device: Any) -> Iterator[Any]:
-    """Yield images (B, 3, px, px) from files for ever, as torchvision's own reference training does."""
+def plain_batches(folder: Path, size: tuple[int, int], batch: int, device: Any) -> Iterator[Any]:
+    """Yield images (B, 3, height, width) from files, as torchvision's own reference training does, for as long as anyone asks."""
     import torch
     from torchvision import datasets, transforms
 
-    steps = [transforms.Resize((px, px)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    steps = [transforms.Resize(size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     steps.append(transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    pictures = datasets.ImageFolder(str(folder / "plain"), transforms.Compose(steps))
+    endless = torch.utils.data.RandomSampler(pictures, replacement=True, num_samples=10**7)  # no pause between epochs
     loader = torch.utils.data.DataLoader(
-        datasets.ImageFolder(str(folder / "plain"), transforms.Compose(steps)),
+        pictures,
         batch_size=batch,
-        shuffle=True,
-        drop_last=True,
+        sampler=endless,
         num_workers=os.cpu_count() or 1,
         pin_memory=device.type == "cuda",
-        persistent_workers=True,
     )
-    while True:
-        for x, _ in loader:
-            yield x.to(device, non_blocking=True, memory_format=torch.channels_last)
+    for x, _ in loader:
+        yield x.to(device, non_blocking=True, memory_format=torch.channels_last)
 
 
-def measure(name: str, mode: str, folder: Path, seconds: float, px: int, batch: int) -> dict[str, float]:
+def measure(name: str, mode: str, folder: Path, seconds: float) -> dict[str, float]:
     """Run a template's train.py in this process until it was measured; needs the environment that `_environment` makes."""
     import torch
 
     device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
     template = ROOT / "task_templates" / name
+    source = (template / "train.py").read_text(encoding="utf-8")
+    known = constants(source, device.type == "cuda")
     sys.path[:0] = [str(template), str(ROOT / "sandbox_images" / "runtime")]
     if mode == "host":
         torch.cuda.mem_get_info = lambda *_: (0, 0)  # nothing fits any more
-    bench = Bench(mode, seconds, lambda: plain_batches(folder, px, batch, device))
-    if mode == "loader":
-        batches = plain_batches(folder, px, batch, device)
-        while True:
-            try:
-                bench.tick(next(batches))
-            except _Measured:
-                break
-    else:
-        tree = instrumented((template / "train.py").read_text(encoding="utf-8"), PLANS[name])
-        with contextlib.suppress(_Measured):
-            exec(compile(tree, str(template / "train.py"), "exec"), {"__name__": "__main__", "_bench": bench})
-    steps = bench.steps - WARM_UP_STEPS
+    warm_up = WARM_UP_STEPS[device.type]
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    feed = partial(plain_batches, folder, input_size(known), known["BATCH"], device)
+    bench = Bench(mode, seconds, warm_up, feed, wait)
+    with contextlib.suppress(_Measured):
+        if mode == "loader":
+            for x in feed():
+                bench.tick(x)
+        code = compile(instrumented(source, PLANS[name]), str(template / "train.py"), "exec")
+        exec(code, {"__name__": "__main__", "_bench": bench})
+    steps = bench.steps - warm_up
     return {
         "images_per_s": round(steps * bench.batch / bench.measured_s, 1),
         "ms_per_step": round(1000 * bench.measured_s / steps, 2),
+        "cpu_ms_per_step": round(1000 * bench.measured_cpu_s / steps, 2),
         "first_step_s": round(bench.first_step_s, 2),
-        "gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else 0,
+        "gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else 0,
     }
 
 
@@ -284,35 +291,35 @@ def _environment(folder: Path, plan: Plan, device: str) -> dict[str, str]:
     return {**os.environ, **moved, **hidden, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def figures(name: str, *, device: str, seconds: float, images: int) -> dict[str, Any]:
+def figures(name: str, *, device: str, seconds: float, images: int, modes: list[str]) -> dict[str, Any]:
     """Return the figures of one template."""
     plan = PLANS[name]
     known = constants((ROOT / "task_templates" / name / "train.py").read_text(encoding="utf-8"), device == "cuda")
-    px, batch = known["PX"], known["BATCH"]
-    found: dict[str, Any] = {"arch": known.get("ARCH", ""), "px": px, "batch": batch, "images": images}
+    size = input_size(known)
+    found: dict[str, Any] = {"arch": known.get("ARCH", ""), "input": size, "batch": known["BATCH"], "images": images}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw(folder, plan, px, images)
-        modes = ["limit", "real", "plain", "loader", *(["host"] if device == "cuda" else [])]
+        draw(folder, plan, size[0], images)
         for mode in modes:
-            argv = [sys.executable, __file__, "--measure", name, mode, str(folder), str(seconds), str(px), str(batch)]
-            ended = subprocess.run(
-                argv, env=_environment(folder, plan, device), capture_output=True, text=True, timeout=600, check=False
-            )
-            if ended.returncode != 0:
-                found[mode] = {"problem": ended.stderr.strip()[-800:]}
-                continue
-            found[mode] = json.loads(ended.stdout.strip().splitlines()[-1])
+            argv = [sys.executable, __file__, "--measure", name, mode, str(folder), str(seconds)]
+            environment = _environment(folder, plan, device)
+            ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=600, check=False)
+            found[mode] = {"problem": ended.stderr.strip()[-1500:]}
+            if ended.returncode == 0:
+                found[mode] = json.loads(ended.stdout.strip().splitlines()[-1])
             print(f"{name} {mode}: {found[mode]}", file=sys.stderr, flush=True)
-    rate = {mode: found[mode].get("images_per_s") for mode in modes}
-    for ratio, (above, below) in {
-        "of_limit": ("real", "limit"),
-        "host_of_limit": ("host", "limit"),
-        "of_plain": ("real", "plain"),
-    }.items():
-        if rate.get(above) and rate.get(below):
-            found[ratio] = round(rate[above] / rate[below], 3)
-    return found
+    return found | ratios(found)
+
+
+def ratios(found: dict[str, Any]) -> dict[str, float]:
+    """Return how the real data path compares: to the limit (goal 0.95) and to the plain loader (goal 2)."""
+    rate = {mode: one["images_per_s"] for mode, one in found.items() if isinstance(one, dict) and "images_per_s" in one}
+    wanted = {"of_limit": ("real", "limit"), "host_of_limit": ("host", "limit"), "of_plain": ("real", "plain")}
+    return {
+        name: round(rate[above] / rate[below], 3)
+        for name, (above, below) in wanted.items()
+        if above in rate and below in rate
+    }
 
 
 def machine(device: str) -> str:
@@ -326,24 +333,24 @@ def machine(device: str) -> str:
 def main() -> None:
     """Measure and print JSON."""
     if sys.argv[1:2] == ["--measure"]:
-        name, mode, folder, seconds, px, batch = sys.argv[2:]
-        result = measure(name, mode, Path(folder), float(seconds), int(px), int(batch))
-        print("\n" + json.dumps(result))
+        name, mode, folder, seconds = sys.argv[2:]
+        print("\n" + json.dumps(measure(name, mode, Path(folder), float(seconds))))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--templates", default=",".join(PLANS))
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--images", type=int, default=0, help="pictures to draw; default 2048 on a GPU, 512 on a CPU")
+    parser.add_argument("--modes", default="limit,real,host,plain,loader", help="host is left out on a CPU")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of one measurement, after its warm-up")
+    parser.add_argument("--images", type=int, default=0, help="pictures to draw; default 1024 on a GPU, 256 on a CPU")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    images = arguments.images or (2048 if arguments.device == "cuda" else 512)
+    modes = [mode for mode in arguments.modes.split(",") if mode != "host" or arguments.device == "cuda"]
+    images = arguments.images or (1024 if arguments.device == "cuda" else 256)
     found: dict[str, Any] = {"machine": machine(arguments.device)}
     for name in arguments.templates.split(","):
-        found[name] = figures(name, device=arguments.device, seconds=arguments.seconds, images=images)
-        text = json.dumps(found, indent=1)
+        found[name] = figures(name, device=arguments.device, seconds=arguments.seconds, images=images, modes=modes)
         if arguments.json:  # after each template: a machine that is taken away keeps what there is
-            arguments.json.write_text(text + "\n", encoding="utf-8")
+            arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 

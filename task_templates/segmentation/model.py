@@ -100,7 +100,7 @@ def take(images, rows):
 
 def prepare(images, mean, std):
     """Turn uint8 images (B, px, px, 3), array or tensor, into network input (B, 3, px, px)."""
-    x = torch.as_tensor(images).to(DEVICE).permute(0, 3, 1, 2).float() / 255  # (B, 3, px, px), channels last in memory
+    x = torch.as_tensor(images).to(DEVICE).permute(0, 3, 1, 2).float().div_(255)  # (B, 3, px, px), channels last
     mean, std = torch.tensor(mean, device=DEVICE), torch.tensor(std, device=DEVICE)
     return (x - mean[:, None, None]) / std[:, None, None]
 
