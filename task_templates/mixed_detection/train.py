@@ -128,14 +128,14 @@ def validate(step, progress):
     score = session.validate(val_ids, predict(net, *val_images, MEAN, STD))
     if score.best or not session.checkpoint.exists():
         save(session.checkpoint, net, about | {"step": step, "score": score.value})
-    session.log(event="epoch", step=step, progress=progress, loss=float(loss), lr=optimizer.param_groups[0]["lr"])
+    session.log(event="epoch", step=step, progress=progress, loss=loss.item(), lr=optimizer.param_groups[0]["lr"])
 
 
 begun = time.monotonic()
 if RANK == 0:
     predict(net, *val_images, MEAN, STD)
 validation_s = time.monotonic() - begun  # a first guess of what the last validation will take
-train_s = 2.0 if session.smoke else session.seconds_left() - 2.0 - 3 * validation_s
+train_s = 2.0 if session.smoke else max(2.0, session.seconds_left() - 2.0 - 3 * validation_s)
 begun = time.monotonic()
 step, next_validation, order = 0, 1 / VALIDATIONS, np.empty(0, dtype=np.int64)
 while (progress := seen_by_rank_0((time.monotonic() - begun) / train_s)) < 1:
@@ -156,8 +156,8 @@ while (progress := seen_by_rank_0((time.monotonic() - begun) / train_s)) < 1:
     torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
     optimizer.step()
     step += 1
-    if step % 20 == 0 and not math.isfinite(float(loss)):
-        raise FloatingPointError(f"the loss is {float(loss)} after {step} steps: lower the learning rate")
+    if step % 20 == 0 and not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()} after {step} steps: lower the learning rate")
     if RANK == 0 and progress > next_validation:
         validate(step, progress)
         next_validation += 1 / VALIDATIONS
