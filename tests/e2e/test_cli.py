@@ -16,12 +16,14 @@ from clinloop.store.store import Store
 
 COMMANDS = [
     ["demo"],
+    ["reproduce"],
     ["standin"],
     ["data"],
     ["key"],
     ["key", "new"],
     ["unseal"],
     ["data", "add"],
+    ["data", "annotate"],
     ["data", "list"],
     ["data", "show"],
     ["data", "remove"],
@@ -91,12 +93,18 @@ def test_a_folder_is_added_listed_shown_and_removed(tmp_path: Path, class_folder
         (["images", "build", "gpu"], "known: cpu, cuda, detection, minimal"),
         (["images", "build", "cpu", "--with", "monai"], "NAME==VERSION"),
         (["images", "build", "cpu", "minimal", "--with", "monai==1.5.0"], "name one"),
+        (["data", "annotate", "nothing", "--model", "nothing", "--column", "drain"], "known: none yet"),
+        (["reproduce", "isic9"], "known: isic8, mel-nv, wrist, wrist-5pct, drain, pneumothorax, all"),
+        (["reproduce", "isic8", "--data", "/nowhere"], "name the folder as it was unpacked"),
+        (["reproduce", "isic8", "wrist", "--data", "/tmp"], "grazpedwri=PATH, isic2019=PATH"),
+        (["reproduce", "isic8", "--data", "imagenet=/tmp"], "known: grazpedwri, isic2019, neatx, siim_acr"),
+        (["reproduce", "isic8", "--preset", "long"], "known: paper, quick, demo"),
         (["doctor", "--sandbox", "chroot"], "known: auto, docker, bubblewrap, none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_an_error_is_a_sentence_that_names_what_is_valid(tmp_path: Path, arguments: list[str], said: str) -> None:
-    takes_state = arguments[0] != "standin"
+    takes_state = arguments[0] not in ("standin", "reproduce")
     ended = clinloop(*arguments, state=tmp_path / "state" if takes_state else None)
     assert ended.returncode != 0
     assert said in " ".join(ended.stderr.split())
