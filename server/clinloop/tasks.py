@@ -61,6 +61,10 @@ def create(
     return services.store.task(task.id)
 
 
+def _resolve_metric(name: str, spec: TaskSpec) -> object:
+    return metrics.resolve(name, metrics.scheme_of(spec))
+
+
 def spec_facts(dataset: Dataset) -> SpecFacts:
     """Return what a spec on a dataset is checked against."""
     task_types = ["classification"] if len(dataset.classes) > 1 else []
@@ -70,7 +74,7 @@ def spec_facts(dataset: Dataset) -> SpecFacts:
         dataset.classes,
         dataset.attributes,
         dataset.counts.get("val", {}),
-        lambda name, spec: metrics.resolve(name, metrics.scheme_of(spec)),
+        _resolve_metric,
         task_types,
         dataset.targets,
     )
