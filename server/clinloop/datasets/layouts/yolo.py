@@ -40,7 +40,8 @@ class Yolo:
         paired = [name for source in folder.images if (name := labels.of(source))]
         if not paired:
             return Detection(0.0, "there is no text file of boxes that belongs to an image")
-        sample = [folder.text(name).splitlines() for name in paired[:: max(1, len(paired) // 20)]]
+        filled = [name for name in paired if (folder.root / name).stat().st_size]  # an empty file is background
+        sample = [folder.text(name).splitlines() for name in filled[:: max(1, len(filled) // 20)]]
         lines = [line for text in sample for line in text if line.strip()]
         if not lines or sum(_LINE.fullmatch(line) is not None for line in lines) * 2 < len(lines):
             return Detection(0.0, f"text files such as {paired[0]} hold no lines `class x y width height`")
