@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ import numpy.typing as npt
 from clinloop.scoring.predictions import Detected
 from clinloop.scoring.truth import TruthBox
 from clinloop.scoring.weighted import Cases, Floats, Ints, Weighting, per_group, ratio
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Bools = npt.NDArray[np.bool_]
 
@@ -27,7 +30,8 @@ _ALMOST_ONE = 1 - 1e-10
 """COCO's cap of an IoU threshold."""
 
 
-class Ranked(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
     """The boxes predicted for one target, best first, of all cases."""
 
     scores: Floats
@@ -38,11 +42,21 @@ class Ranked(NamedTuple):
     """(T, D) whether a box has a match, by IoU threshold."""
     true_groups: Ints
     """(U,) group of the case of each box of the truth."""
+    n_groups: int
 
-    @property
+    @cached_property
     def hits(self) -> Ints:
         """(H,) places of the boxes that have a match at any IoU threshold: between them precision only falls."""
         return np.flatnonzero(self.is_true.any(axis=0))
+
+    @cached_property
+    def stretches(self) -> csr_array:
+        """(H, n_groups) boxes per group after the hit before, up to each hit; sparse, which makes a weighting ten times as fast."""
+        from scipy.sparse import csr_array  # late: scoring a classification need not wait for it
+
+        last = int(self.hits[-1]) + 1
+        stretch = np.searchsorted(self.hits, np.arange(last), side="left")
+        return csr_array((np.ones(last), (stretch, self.groups[:last])), shape=(len(self.hits), self.n_groups))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +77,9 @@ class BoxCases:
     """Of all predicted boxes, in pixels."""
 
     @property
-    def n_ranked(self) -> int:
-        """Number of predicted boxes."""
-        return max(1, sum(len(ranked.scores) for ranked in self.targets))
+    def n_hits(self) -> int:
+        """Number of predicted boxes that have a match."""
+        return sum(len(ranked.hits) for ranked in self.targets)
 
     @cached_property
     def images(self) -> Cases:
@@ -116,10 +130,13 @@ def match(
         best_first = np.argsort(-np.array(scores, dtype=np.float64), kind="stable")
         ranked.append(
             Ranked(
-                np.array(scores, dtype=np.float64)[best_first],
-                np.array(places, dtype=np.intp)[best_first],
-                np.concatenate(hits, axis=1)[:, best_first] if hits else np.zeros((len(IOUS), 0), dtype=np.bool_),
-                np.array(true_groups, dtype=np.intp),
+                scores=np.array(scores, dtype=np.float64)[best_first],
+                groups=np.array(places, dtype=np.intp)[best_first],
+                is_true=np.concatenate(hits, axis=1)[:, best_first]
+                if hits
+                else np.zeros((len(IOUS), 0), dtype=np.bool_),
+                true_groups=np.array(true_groups, dtype=np.intp),
+                n_groups=n_groups,
             )
         )
     return BoxCases(
@@ -194,8 +211,7 @@ def _average_precision(ranked: Ranked, counts: Floats, n_ious: int) -> Floats:
     hits = ranked.hits
     if not len(hits):
         return result
-    starts = np.concatenate([[0], hits[:-1] + 1])
-    shown = np.cumsum(np.add.reduceat(counts[ranked.groups[: hits[-1] + 1]], starts, axis=0), axis=0)  # (H, B)
+    shown = np.cumsum(ranked.stretches @ counts, axis=0)  # (H, B)
     for at in range(n_ious):
         is_true = ranked.is_true[at, hits]
         if not is_true.any():

@@ -46,7 +46,7 @@ def evaluate_once(names: Sequence[str], scheme: Scheme, cases: AnyCases) -> Floa
 
 def cells_of(cases: AnyCases) -> int:
     """Return how many numbers a weighting costs, for the size of chunks."""
-    return cases.n_ranked if isinstance(cases, BoxCases) else len(cases.groups)
+    return max(cases.n_hits, len(cases.groups)) if isinstance(cases, BoxCases) else len(cases.groups)
 
 
 def _classification(weighting: Weighting, scheme: Scheme, found: Resolved) -> Floats:
