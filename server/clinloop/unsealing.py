@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from clinloop import context, evaluation, runs, supervisor
 from clinloop.context import TaskContext
 from clinloop.datasets import sealed, vault
-from clinloop.datasets.dataset import CaseRow, Dataset, parse_cases
+from clinloop.datasets.dataset import Dataset
+from clinloop.datasets.table import CaseRow, parse_cases
 from clinloop.delivery import Frozen
 from clinloop.errors import BadInput, BadPredictions, NotNow
 from clinloop.failpoints import reach

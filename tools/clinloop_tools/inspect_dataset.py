@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 import time
 from typing import Annotated, Any, Literal
@@ -24,6 +25,10 @@ PAGE = 6_000
 """Characters of a page of lines."""
 LINE = 1_500
 """Characters of a line."""
+SUMMARY = 7_000
+"""Characters of the facts of a summary."""
+SHOWN = 10
+"""Members that are shown of a list that is cut."""
 INGEST_WAIT_S = 15.0
 """Seconds that one call waits for an ingest, if its client waits that long."""
 
@@ -57,8 +62,9 @@ async def inspect_dataset(
     view: Annotated[
         View,
         Field(
-            description='"summary" (default): classes, counts, groups, attributes, image sizes, highlights of the audit; "audit": everything it '
-            'found; "attributes": each attribute against the label; "gallery": a picture of labelled examples; "packages": all that '
+            description='"summary" (default): classes, counts, which cases have masks, boxes or labels only, groups, attributes, image sizes, '
+            'warnings of the audit; "audit": everything it found; "attributes": each attribute against the label and how well it alone predicts '
+            'it; "gallery": a picture of labelled examples with their boxes and masks; "packages": all that '
             "code can import (needs no dataset)."
         ),
     ] = "summary",
@@ -68,8 +74,8 @@ async def inspect_dataset(
 
     Call it first, without arguments to see which datasets there are. A folder below a data root is ingested on first use, which
     takes a while: repeat the call while status is "ingesting". All facts are from training and validation cases; nothing about the
-    test set and no patient identifier ever comes back. Read the audit: shortcuts such as image size or source that predict the label
-    decide what a validation score is worth. Next: init_task.
+    test set and no patient identifier ever comes back. Read the audit: which cases have boxes or masks and which a label only decides how to
+    train; shortcuts such as image size, source or an attribute that predict the label decide what a validation score is worth. Next: init_task.
     """
     if view == "packages":
         return structured(_packages(state, page))
@@ -176,9 +182,30 @@ def _facts(dataset: Dataset, view: str, page: int) -> tuple[dict[str, Any], int]
         case "attributes":
             lines = dataset.attribute_lines()
         case _:
-            return dataset.summary(), 1
+            return shortened(dataset.summary()), 1
     pages = pages_of(lines)
     return {view: _page(pages, page)}, len(pages)
+
+
+def shortened(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts that fit into a page: the longest ones of many classes, attributes or warnings are cut, and say where the rest is."""
+    facts = dict(facts)
+    where = {"counts": "audit", "classes": "audit", "truth": "audit", "warnings": "audit", "attributes": "attributes"}
+    while len(json.dumps(facts, ensure_ascii=False)) > SUMMARY:
+        sizes = {
+            name: len(json.dumps(facts[name], ensure_ascii=False))
+            for name in where
+            if name in facts and not isinstance(facts[name], str)
+        }
+        if not sizes:
+            break
+        name = max(sizes, key=sizes.__getitem__)
+        value = facts[name]
+        if isinstance(value, list) and len(value) > SHOWN + 1:
+            facts[name] = [*value[:SHOWN], f"and {len(value) - SHOWN} more: view '{where[name]}'"]
+        else:
+            facts[name] = f"too long for a summary: view '{where[name]}'"
+    return facts
 
 
 def pages_of(lines: list[str]) -> list[list[str]]:

@@ -12,10 +12,10 @@ from typing import Literal
 
 from clinloop.datasets.arrays import file_of, is_inside, size_of
 from clinloop.datasets.case import LayoutOptions, LayoutResult
-from clinloop.datasets.dataset import COLUMNS
 from clinloop.datasets.decoding import MAX_PIXELS
 from clinloop.datasets.layouts.folder import listed
 from clinloop.datasets.layouts.sizes import shown_size
+from clinloop.datasets.table import COLUMNS
 from clinloop.errors import BadInput, NotNow
 from clinloop.sealing import check_recipients
 

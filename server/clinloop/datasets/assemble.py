@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from clinloop.datasets.dataset import COLUMNS, MTIME, CaseRow, csv_text
+from clinloop.datasets.dataset import MTIME
 from clinloop.datasets.pixels import CACHE_OFFSET
+from clinloop.datasets.table import COLUMNS, CaseRow, csv_text
 from clinloop.datasets.truth import boxes_json, truth_text, view_text
 
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
-from threadpoolctl import threadpool_limits
 
 from clinloop.datasets.case import Case, Excluded, Split
 from clinloop.datasets.duplicates import NearDuplicates, UnionFind, by_value, near_duplicate_clusters, sibling_clusters
@@ -25,30 +19,16 @@ from clinloop.datasets.findings import (
     Quartiles,
     ReasonCount,
     SizeCount,
+    TruthFacts,
     ValueCount,
 )
-from clinloop.datasets.layouts.csv_manifest import as_number
-from clinloop.datasets.pixels import ImageFacts
+from clinloop.datasets.metadata import FILE_FEATURES, Entry, is_number, metadata_model
 
-MAX_MODEL_CASES = 6000
-"""Cases that the metadata-only model sees; more change its AUC little and cost seconds."""
 SUSPICIOUS_AUC = 0.6
-
-_MEASURES: dict[str, Callable[[ImageFacts], int]] = {
-    "width": lambda facts: facts.width,
-    "height": lambda facts: facts.height,
-    "file size": lambda facts: facts.file_bytes,
-}
-
-_Features = npt.NDArray[np.float64]
-_Labels = npt.NDArray[np.intp]
-
-
-class Entry(NamedTuple):
-    """A case with what is known of its image."""
-
-    case: Case
-    facts: ImageFacts
+MAX_VALUES = 12
+"""Values of an attribute that are counted against the label."""
+FEW = 0.5
+"""With boxes or masks in a smaller share of the training cases, the image labels of the others are most of what there is to learn from."""
 
 
 class Ties(NamedTuple):
@@ -119,6 +99,7 @@ def make_audit(
     *,
     classes: Sequence[str],
     group_kind: str,
+    targets: Sequence[str],
     attributes: Sequence[str],
     excluded: Iterable[Excluded],
     unreadable: Iterable[str],
@@ -153,6 +134,8 @@ def make_audit(
         supervision={
             name: dict(Counter(kept[at].case.supervision for at in members)) for name, members in part.items()
         },
+        supervision_by_class={name: _supervision([kept[at] for at in members]) for name, members in part.items()},
+        truth=[_truth(name, kept, targets) for name in targets],
         excluded=[ReasonCount(reason=item.reason, count=item.count) for item in excluded if item.split != "test"],
         unreadable=[ReasonCount(reason=reason, count=n) for reason, n in Counter(unreadable).most_common()],
         exact_duplicates=_facts(inside(ties.exact), labels),
@@ -171,106 +154,27 @@ def make_audit(
     return audit.model_copy(update={"warnings": _warnings(audit, is_complete=ties.near.is_complete)})
 
 
-def metadata_model(
-    entries: Sequence[Entry], groups: Sequence[int], classes: Sequence[str], attributes: Sequence[str]
-) -> MetadataModel | None:
-    """Return how well image size, file size and attributes alone predict the label, None where there is too little to say.
-
-    Cross-validated by group with gradient boosting; one-against-rest AUC, averaged over the classes.
-    """
-    if len(entries) > MAX_MODEL_CASES:  # whole groups, in an order that has nothing to do with the label
-        order = np.random.default_rng(0).permutation(np.unique(groups))
-        rank = {int(group): at for at, group in enumerate(order)}
-        chosen = sorted(range(len(entries)), key=lambda i: rank[groups[i]])[:MAX_MODEL_CASES]
-        entries, groups = [entries[i] for i in chosen], [groups[i] for i in chosen]
-    y = np.array([classes.index(entry.case.label) for entry in entries], dtype=np.intp)
-    group = np.array(groups, dtype=np.intp)
-    groups_of_class = [len(np.unique(group[y == label])) for label in np.unique(y)]
-    if len(entries) < 30 or sum(n >= 3 for n in groups_of_class) < 2:
-        return None
-    n_folds = max(3, min(5, *groups_of_class))
-    # One thread: OpenMP teams that wait for each other on a busy machine made this fit 12 times slower (measured).
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore")  # rare classes with fewer members than folds: they are skipped in the average
-        folds = list(
-            StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=0).split(np.zeros(len(y)), y, group)
-        )
-        columns = {name: _column(entries, name) for name in (*_MEASURES, "image mode", *attributes)}
-        informative = {
-            name: column
-            for name, column in columns.items()
-            if len(np.unique(column[~np.isnan(column)])) > 1 or np.isnan(column).any()
-        }
-        if not informative:
-            return None
-        by_class = _cross_validated_auc(np.column_stack(list(informative.values())), y, folds, classes)
-        alone = {
-            name: _mean(_cross_validated_auc(column[:, None], y, folds, classes).values())
-            for name, column in list(informative.items())[:15]
-        }
-    return MetadataModel(
-        n_cases=len(entries),
-        n_folds=n_folds,
-        macro_auc=_mean(by_class.values()),
-        auc_by_class=by_class,
-        auc_alone=dict(sorted(alone.items(), key=lambda item: -item[1])),
-    )
-
-
-def _column(entries: Sequence[Entry], name: str) -> _Features:
-    """Return one feature as numbers: NaN = missing, text = rank of its value."""
-    if (measure := _MEASURES.get(name)) is not None:
-        return np.array([measure(entry.facts) for entry in entries], dtype=np.float64)
-    is_mode = name == "image mode"
-    texts = [entry.facts.mode if is_mode else entry.case.attributes.get(name, "") for entry in entries]
-    if _is_number(texts):
-        return np.array([float(text) if text else np.nan for text in texts], dtype=np.float64)
-    ranks = {text: at for at, text in enumerate(sorted(set(texts) - {""}))}
-    return np.array([ranks[text] if text else np.nan for text in texts], dtype=np.float64)
-
-
-def _cross_validated_auc(
-    x: _Features, y: _Labels, folds: Sequence[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]], classes: Sequence[str]
-) -> dict[str, float]:
-    """Return the AUC of each class against the rest from out-of-fold probabilities."""
-    scores = np.zeros((len(y), len(classes)))
-    for fit, held_out in folds:
-        if len(np.unique(y[fit])) < 2 or not len(held_out):
-            continue
-        model = HistGradientBoostingClassifier(max_iter=25, learning_rate=0.15, max_leaf_nodes=8, random_state=0)
-        model.fit(x[fit], y[fit])
-        scores[held_out[:, None], np.unique(y[fit])] = model.predict_proba(x[held_out])
-    return {
-        name: round(float(roc_auc_score(y == label, scores[:, label])), 4)
-        for label, name in enumerate(classes)
-        if 0 < int((y == label).sum()) < len(y)
-    }
-
-
 def _attribute(
     name: str, entries: Sequence[Entry], classes: Sequence[str], model: MetadataModel | None
 ) -> AttributeFacts:
     texts = [entry.case.attributes.get(name, "") for entry in entries]
     labels = [entry.case.label for entry in entries]
-    is_number = _is_number(texts)
+    numeric = is_number(texts)
     missing = [label for text, label in zip(texts, labels, strict=True) if not text]
     values: list[ValueCount] = []
     by_class: dict[str, Quartiles] = {}
-    if is_number:
+    if numeric:
         for label in classes:
             numbers = [float(text) for text, own in zip(texts, labels, strict=True) if text and own == label]
-            if numbers:
-                low, middle, high = (float(edge) for edge in np.percentile(numbers, (25, 50, 75)))
-                by_class[label] = Quartiles(
-                    n=len(numbers), mean=round(float(np.mean(numbers)), 4), q25=low, median=middle, q75=high
-                )
-    else:
-        for value, count in Counter(text for text in texts if text).most_common(12):
+            if (quartiles := _quartiles(numbers)) is not None:
+                by_class[label] = quartiles
+    if not numeric or len(set(texts) - {""}) <= MAX_VALUES:
+        for value, count in Counter(text for text in texts if text).most_common(MAX_VALUES):
             own = _count((label for text, label in zip(texts, labels, strict=True) if text == value), classes)
             values.append(ValueCount(value=value, count=count, by_class=own))
     return AttributeFacts(
         name=name,
-        is_number=is_number,
+        is_number=numeric,
         n_missing=len(missing),
         missing_by_class=_count(missing, classes),
         values=values,
@@ -279,9 +183,43 @@ def _attribute(
     )
 
 
-def _is_number(texts: Sequence[str]) -> bool:
-    given = [text for text in texts if text]
-    return bool(given) and all(as_number(text) is not None for text in given)
+def _supervision(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
+    """Return level of supervision -> class -> cases, strongest first."""
+    counts: dict[str, Counter[str]] = {level: Counter() for level in ("mask", "box", "image", "none")}
+    for entry in entries:
+        counts[entry.case.supervision][entry.case.label] += 1
+    return {level: dict(found) for level, found in counts.items() if found}
+
+
+def _truth(target: str, entries: Sequence[Entry], targets: Sequence[str]) -> TruthFacts:
+    """Return how often and how large a target was drawn; a mask shows the first target."""
+    drawn = [[box for box in entry.facts.boxes or () if box.target == target] for entry in entries]
+    area = [
+        100 * box.width * box.height / (entry.facts.stored[0] * entry.facts.stored[1])
+        for entry, own in zip(entries, drawn, strict=True)
+        for box in own
+    ]
+    masks = (
+        [100 * entry.facts.mask_share for entry in entries if entry.facts.mask_sha256] if target == targets[0] else []
+    )
+    covered = [share for share in masks if share]
+    return TruthFacts(
+        target=target,
+        n_boxes=len(area),
+        n_with_boxes=sum(map(bool, drawn)),
+        most_boxes=max(map(len, drawn), default=0),
+        box_percent=_quartiles(area),
+        n_masks=len(masks),
+        n_empty_masks=len(masks) - len(covered),
+        mask_percent=_quartiles(covered),
+    )
+
+
+def _quartiles(numbers: Sequence[float]) -> Quartiles | None:
+    if not numbers:
+        return None
+    low, middle, high = (round(float(edge), 4) for edge in np.percentile(numbers, (25, 50, 75)))
+    return Quartiles(n=len(numbers), mean=round(float(np.mean(numbers)), 4), q25=low, median=middle, q75=high)
 
 
 def _sizes(entries: Sequence[Entry], classes: Sequence[str]) -> list[SizeCount]:
@@ -306,10 +244,6 @@ def _count(labels: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
     return {name: counts[name] for name in classes}
 
 
-def _mean(values: Iterable[float]) -> float:
-    return round(float(np.mean(list(values))), 4)
-
-
 def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
     """Return what a person must know before believing a score, in plain words."""
     found: list[str] = []
@@ -320,15 +254,32 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
             f"Metadata alone predicts the class with macro AUC {model.macro_auc:.2f} (most by {first}): a model may learn the source of an image "
             "instead of the disease; check the score within subgroups."
         )
+    suspects = {
+        name: auc
+        for name, auc in (model.auc_alone if model else {}).items()
+        if auc >= SUSPICIOUS_AUC and name not in FILE_FEATURES
+    }
+    if suspects:
+        named = ", ".join(f"{name} {auc:.2f}" for name, auc in list(suspects.items())[:8])
+        found.append(
+            f"Attributes that alone predict the class (macro AUC): {named}. Each may be a confounder that a model learns instead of the disease; "
+            "name it as one in the request, and compare the score with and without it."
+        )
+    found += _truth_warnings(audit)
     for title, facts in (("Exact duplicates", audit.exact_duplicates), ("Near-duplicates", audit.near_duplicates)):
         if facts.n_with_several_labels:
             found.append(
                 f"{title} with different labels: {facts.n_with_several_labels} set(s); at least one label of each is wrong."
             )
-    counts = [sum(audit.counts[split][name] for split in audit.counts) for name in audit.counts["train"]]
+    by_class = {name: sum(counts[name] for counts in audit.counts.values()) for name in audit.counts["train"]}
+    if missing := [name for name, n in by_class.items() if not n]:
+        found.append(
+            f"No training or validation case is {', '.join(missing)}: nothing here says how a model behaves on such images."
+        )
+    counts = [n for n in by_class.values() if n]
     if counts and max(counts) >= 10 * max(1, min(counts)):
         found.append(f"Classes are unbalanced: the largest has {max(counts)} cases, the smallest {min(counts)}.")
-    few = [f"{name} ({n})" for name, n in audit.counts["val"].items() if n < 10]
+    few = [f"{name} ({n})" for name, n in audit.counts["val"].items() if n < 10 and by_class[name]]
     if few:
         found.append(f"Fewer than 10 validation cases: {', '.join(few)}; scores of these classes are mostly noise.")
     if audit.unjoined_clusters:
@@ -344,4 +295,22 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
         found.append(
             "No patient or lesion is known for an image: only duplicates and siblings are kept in one split, so scores may be too good."
         )
+    return found
+
+
+def _truth_warnings(audit: Audit) -> list[str]:
+    """Return what is uneven in boxes and masks."""
+    if not audit.truth:
+        return []
+    found: list[str] = []
+    train = audit.supervision["train"]
+    drawn, total = train.get("mask", 0) + train.get("box", 0), sum(train.values())
+    if total and drawn / total < FEW:
+        kind = "masks" if train.get("mask") else "boxes"
+        found.append(
+            f"Only {drawn} of {total} training cases have {kind}, the other {total - drawn} an image-level label: code that reads {kind} alone leaves "
+            "most of the training set unused."
+        )
+    if rare := [f"{item.target} ({item.n_boxes})" for item in audit.truth if item.n_boxes < 20 and not item.n_masks]:
+        found.append(f"Fewer than 20 boxes: {', '.join(rare[:8])}; a score of these targets is mostly noise.")
     return found

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
-import json
 import random
 import re
 import shutil
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from clinloop.datasets.case import Box, Split, Supervision, TaskType
+from clinloop.datasets.case import TaskType
+from clinloop.datasets.table import CaseRow, read_cases
 from clinloop.errors import BadInput, NotNow, unknown
 
 if TYPE_CHECKING:
@@ -27,34 +25,6 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MTIME = 946_684_800
 """Modification time of every file that a sandbox sees: 2000-01-01."""
-COLUMNS = (
-    "case_id", "split", "group", "label", "supervision", "image", "image_sha256", "width", "height", "boxes", "mask", "mask_sha256",
-)  # fmt: skip
-"""Columns in front of the attributes in a server-only cases.csv."""
-
-
-class CaseRow(NamedTuple):
-    """One stored case with its label: never handed to an agent as it is."""
-
-    case_id: str
-    split: Split
-    group: str
-    """Opaque; equal within a group and its near-duplicates."""
-    label: str
-    attributes: Mapping[str, str]
-    image: Path
-    """The stored image, <case_id>.jpg or .png."""
-    image_sha256: str
-    supervision: Supervision = "image"
-    """The strongest kind of truth that was kept."""
-    width: int = 0
-    """Pixels of the stored image."""
-    height: int = 0
-    boxes: tuple[Box, ...] | None = None
-    """In pixels of the stored image; None = nobody drew boxes, or they were not kept; () = annotated, and nothing is there."""
-    mask: Path | None = None
-    """1-bit PNG of the stored image's size; an empty mask is a file too."""
-    mask_sha256: str = ""
 
 
 class SplitRule(BaseModel):
@@ -279,7 +249,9 @@ class Dataset:
             "group_kind": record.group_kind,
             "groups": self.audit.groups.n_groups,
             "attributes": record.attributes,
+            "targets": record.targets,
             "supervision": self.audit.supervision,
+            "truth": self.audit.truth_lines() if record.targets else [],
             "image_sizes": [f"{item.width}×{item.height}: {item.count}" for item in self.audit.image_sizes[:5]],
             "max_px": record.max_px,
             "cache_px": record.cache_px,
@@ -289,11 +261,20 @@ class Dataset:
         }
 
     def contact_sheet(self, n_per_class: int = 6, seed: int = 0) -> bytes:
-        """Return a PNG (longest side at most 1600 px) with n samples of each class, from train only: validation labels stay hidden."""
+        """Return a PNG (longest side at most 1600 px) with n samples of each class, boxes and masks drawn in; from train only."""
         from clinloop.datasets.pictures import contact_sheet
 
-        samples = self.subset("train", n_per_class * len(self.classes), seed)
-        return contact_sheet(self.classes, samples, self.counts, n_per_class)
+        samples = [case for name in self.classes for case in self._samples(name, n_per_class, seed)]
+        return contact_sheet(self.classes, samples, self.counts, n_per_class, self.targets)
+
+    def _samples(self, label: str, n: int, seed: int) -> list[CaseRow]:
+        """Return n training cases of a class, and where only some have boxes or masks, at least one of each kind."""
+        members = [case for case in self.cases("train") if case.label == label]
+        random.Random(seed).shuffle(members)  # noqa: S311  # a draw that anybody may repeat
+        drawn = [case for case in members if case.supervision in {"mask", "box"}]
+        plain = [case for case in members if case.supervision not in {"mask", "box"}]
+        n_plain = min(len(plain), max(n - len(drawn), n // 3))
+        return [*drawn[: n - n_plain], *plain[:n_plain]]
 
 
 def remove(state: Path, name: str) -> None:
@@ -363,53 +344,3 @@ def lock_name(state: Path, name: str, *, wait_s: float = 0.0) -> Generator[None]
                     ) from None
                 time.sleep(0.1)
         yield
-
-
-def image_folder(folder: Path, split: Split) -> Path:
-    """Return where a dataset keeps the images of a split."""
-    return folder / ("vault" if split == "test" else "view") / "images"
-
-
-def mask_folder(folder: Path, split: Split) -> Path:
-    """Return where a dataset keeps the masks of a split: only those of training cases lie where sandboxes see them."""
-    return folder / "val_masks" if split == "val" else image_folder(folder, split).with_name("masks")
-
-
-def read_cases(table: Path, folder: Path) -> list[CaseRow]:
-    """Read a server-only cases.csv of the dataset in `folder`."""
-    return parse_cases(table.read_text(encoding="utf-8"), folder)
-
-
-def parse_cases(text: str, folder: Path) -> list[CaseRow]:
-    """Return the cases of a server-only cases.csv."""
-    rows = csv.reader(io.StringIO(text, newline=""))
-    attributes = next(rows)[len(COLUMNS) :]
-    return [_parse_case(row, attributes, folder) for row in rows]
-
-
-def _parse_case(row: list[str], attributes: list[str], folder: Path) -> CaseRow:
-    case_id, split, group, label, supervision, image, sha256, width, height, boxes, mask, mask_sha256, *values = row
-    return CaseRow(
-        case_id,
-        split,  # pyright: ignore[reportArgumentType]  # written by us
-        group,
-        label,
-        dict(zip(attributes, values, strict=True)),
-        image_folder(folder, split) / image,  # pyright: ignore[reportArgumentType]
-        sha256,
-        supervision,  # pyright: ignore[reportArgumentType]
-        int(width),
-        int(height),
-        tuple(Box(*box) for box in json.loads(boxes)) if boxes else None,
-        mask_folder(folder, split) / mask if mask else None,  # pyright: ignore[reportArgumentType]
-        mask_sha256,
-    )
-
-
-def csv_text(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a CSV with \\n line ends."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()

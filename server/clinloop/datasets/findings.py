@@ -65,6 +65,23 @@ class Quartiles(_Part):
     q75: float
 
 
+class TruthFacts(_Part):
+    """What was drawn of one target, over train and val."""
+
+    target: str
+    n_boxes: int
+    n_with_boxes: int
+    """Images with at least one of them."""
+    most_boxes: int
+    """In one image."""
+    box_percent: Quartiles | None
+    """Area of a box in percent of its image."""
+    n_masks: int
+    n_empty_masks: int
+    mask_percent: Quartiles | None
+    """Area of a mask that is not empty, in percent of its image."""
+
+
 class AttributeFacts(_Part):
     """An attribute against the label."""
 
@@ -73,7 +90,7 @@ class AttributeFacts(_Part):
     n_missing: int
     missing_by_class: dict[str, int]
     values: list[ValueCount]
-    """Most frequent values, at most 12; empty for numbers."""
+    """Most frequent values, at most 12; empty for numbers that have more."""
     by_class: dict[str, Quartiles]
     """Empty for text."""
     auc_alone: float | None
@@ -98,6 +115,11 @@ class Audit(_Part):
     counts: dict[str, dict[str, int]]
     groups: GroupFacts
     supervision: dict[str, dict[str, int]]
+    """Per split, cases by the strongest truth that they have: mask, box, image (a label), none."""
+    supervision_by_class: dict[str, dict[str, dict[str, int]]] = {}
+    """The same by class: split, level, class."""
+    truth: list[TruthFacts] = []
+    """One for each target."""
     excluded: list[ReasonCount]
     unreadable: list[ReasonCount]
     exact_duplicates: ClusterFacts
@@ -126,6 +148,7 @@ class Audit(_Part):
                 + ", ".join(f"{name} {n}" for name, n in counts.items())
                 + ")"
             )
+        lines += self.truth_lines()
         groups = self.groups
         lines.append(
             f"groups ({groups.kind}): "
@@ -168,10 +191,31 @@ class Audit(_Part):
         lines += [f"metadata in source files, removed: {name} ({n})" for name, n in self.metadata_tags.items()]
         return lines + self.notes
 
-    def attribute_lines(self) -> list[str]:
-        """Return each attribute against the label as plain lines."""
+    def truth_lines(self) -> list[str]:
+        """Return which truth the cases have, and how large the targets are, as plain lines."""
         lines: list[str] = []
-        for item in self.attributes:
+        for split, levels in self.supervision_by_class.items():
+            for level, by_class in levels.items():
+                shares = ", ".join(f"{name} {n}" for name, n in by_class.items())
+                lines.append(f"{split}: {sum(by_class.values())} cases with supervision {level} ({shares})")
+        for item in self.truth:
+            if (box := item.box_percent) is not None:
+                lines.append(
+                    f"boxes of {item.target}: {item.n_boxes} in {item.n_with_boxes} images, at most {item.most_boxes} in one; area in % of the image: "
+                    f"median {box.median:.3g} [{box.q25:.3g}, {box.q75:.3g}]"
+                )
+            if item.n_masks:
+                lines.append(f"masks of {item.target}: {item.n_masks}, of which {item.n_empty_masks} are empty")
+            if (mask := item.mask_percent) is not None:
+                lines.append(
+                    f"area of {item.target} in % of the image, where the mask is not empty: median {mask.median:.3g} [{mask.q25:.3g}, {mask.q75:.3g}]"
+                )
+        return lines
+
+    def attribute_lines(self) -> list[str]:
+        """Return each attribute against the label as plain lines, those first that alone predict it best."""
+        lines: list[str] = []
+        for item in sorted(self.attributes, key=lambda item: -(item.auc_alone or 0.0)):
             alone = (
                 f"; alone it predicts the class with macro AUC {item.auc_alone:.3f}"
                 if item.auc_alone is not None
@@ -180,11 +224,10 @@ class Audit(_Part):
             missing = ", ".join(f"{name} {n}" for name, n in item.missing_by_class.items() if n)
             lines.append(f"{item.name}: {item.n_missing} missing{f' ({missing})' if missing else ''}{alone}")
             for value in item.values:
-                lines.append(
-                    f"{item.name} = {value.value}: {value.count} ("
-                    + ", ".join(f"{k} {n}" for k, n in value.by_class.items() if n)
-                    + ")"
-                )
+                shares = (f"{name} {n} ({100 * n / value.count:.0f} %)" for name, n in value.by_class.items() if n)
+                lines.append(f"{item.name} = {value.value}: {value.count} cases: {', '.join(shares)}")
+            if len(item.values) in {1, 2, 3}:  # the table says all
+                continue
             for name, numbers in item.by_class.items():
                 lines.append(
                     f"{item.name} in {name}: median {numbers.median:g} [{numbers.q25:g}, {numbers.q75:g}], mean {numbers.mean:.3g}, n {numbers.n}"
@@ -208,6 +251,7 @@ class CustodianAudit(_Part):
     """vault/audit.json: what only the custodian may read."""
 
     test_counts: dict[str, int]
+    test_supervision: dict[str, int] = {}
     test_groups: int
     leaks: LeakFacts
     unreadable: dict[str, str]

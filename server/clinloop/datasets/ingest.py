@@ -27,7 +27,7 @@ from clinloop.datasets.admission import (
     test_rule,
     useful_cache_px,
 )
-from clinloop.datasets.audit import Entry, Ties, find_leaks, find_ties, make_audit
+from clinloop.datasets.audit import Ties, find_leaks, find_ties, make_audit
 from clinloop.datasets.case import LayoutResult, TaskType
 from clinloop.datasets.dataset import (
     CaseRow,
@@ -41,6 +41,7 @@ from clinloop.datasets.dataset import (
 from clinloop.datasets.findings import CustodianAudit, LeakFacts, ReasonCount
 from clinloop.datasets.layouts import choose_layout
 from clinloop.datasets.layouts.folder import Folder
+from clinloop.datasets.metadata import Entry
 from clinloop.datasets.pixels import RULES, StoreSettings
 from clinloop.datasets.sealed import Facts, SealRecord, SealWriter, sample_originals, write_facts
 from clinloop.datasets.splits import assign_splits, keep_share, split_digest, split_problems
@@ -135,6 +136,7 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
         [item.split for item in readable],
         classes=result.classes,
         group_kind=result.group_kind,
+        targets=result.targets,
         attributes=list(names.values()),
         excluded=result.excluded,
         unreadable=[item.unreadable for item in items if item.unreadable and item.case.split != "test"],
@@ -294,6 +296,7 @@ def _custodian_audit(
     counts = Counter(row.label for row in test)
     return CustodianAudit(
         test_counts={name: counts[name] for name in result.classes},
+        test_supervision=dict(Counter(row.supervision for row in test)),
         test_groups=len({row.group for row in test}),
         leaks=leaks.facts,
         unreadable={item.case.source: item.unreadable for item in items if item.unreadable},

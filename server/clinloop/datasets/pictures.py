@@ -8,26 +8,47 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clinloop.datasets.dataset import MTIME, CaseRow, csv_text
+from clinloop.datasets.dataset import MTIME
+from clinloop.datasets.table import CaseRow, csv_text
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
 
 MAX_SIDE = 1600
 _LABEL_WIDTH, _GAP, _TITLE = 190, 6, 44
+_TITLE_WIDTH = 240
 _MAX_ROWS = 30
+COLOURS = ("#f2c200", "#00b8d4", "#e040c8", "#43b02a", "#f4511e", "#8e6cef", "#c0ca33", "#6d4c41", "#1e88e5")
+"""Of targets, in their order."""
 
 
 def contact_sheet(
-    classes: Sequence[str], cases: Sequence[CaseRow], counts: Mapping[str, Mapping[str, int]], n_per_class: int
+    classes: Sequence[str],
+    cases: Sequence[CaseRow],
+    counts: Mapping[str, Mapping[str, int]],
+    n_per_class: int,
+    targets: Sequence[str] = (),
 ) -> bytes:
-    """Return a PNG with one row a class: its name, its counts and n samples; longest side at most MAX_SIDE px."""
-    from PIL import Image, ImageDraw, ImageFont, ImageOps
+    """Return a PNG with one row a class: its name, its counts and n samples; longest side at most MAX_SIDE px.
+
+    With targets, whole images are shown with their boxes and the outlines of their masks; else the middle of each.
+    """
+    from PIL import Image, ImageDraw, ImageFont
 
     shown = list(classes[:_MAX_ROWS])
-    cell = min(170, (MAX_SIDE - _TITLE) // len(shown) - _GAP, (MAX_SIDE - _LABEL_WIDTH) // n_per_class - _GAP)
+    cell = min(
+        228 if targets else 170,
+        (MAX_SIDE - _TITLE) // len(shown) - _GAP,
+        (MAX_SIDE - _LABEL_WIDTH) // n_per_class - _GAP,
+    )
     size = (_LABEL_WIDTH + n_per_class * (cell + _GAP) + _GAP, _TITLE + len(shown) * (cell + _GAP) + _GAP)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(20 if cell >= 60 else 14), ImageFont.load_default(13)
+    if targets:
+        _legend(draw, targets, size[0])
     more = f", the first {len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
     draw.text(
         (_GAP * 2, 12),
@@ -44,12 +65,55 @@ def contact_sheet(
             draw.text((_GAP * 2, top + cell // 2 + 4), facts, fill="#666666", font=small)
         samples = [case for case in cases if case.label == name][:n_per_class]
         for column, case in enumerate(samples):
-            with Image.open(case.image) as image:
-                tile = ImageOps.fit(image.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS)
+            tile = _tile(case, cell, targets)
             sheet.paste(tile, (_LABEL_WIDTH + column * (cell + _GAP), top))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _tile(case: CaseRow, cell: int, targets: Sequence[str]) -> Image.Image:
+    """Return a case as a square."""
+    from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+    with Image.open(case.image) as opened:
+        image = opened.convert("RGB")
+    if not targets:
+        return ImageOps.fit(image, (cell, cell), Image.Resampling.LANCZOS)
+    scale = cell / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(small)
+    if case.mask is not None:
+        with Image.open(case.mask) as mask:
+            area = mask.convert("L").resize(size, Image.Resampling.BOX).point(lambda value: 255 if value >= 64 else 0)
+        small.paste(COLOURS[0], mask=ImageChops.subtract(area, area.filter(ImageFilter.MinFilter(3))))
+    for box in case.boxes or ():
+        colour = COLOURS[targets.index(box.target) % len(COLOURS)]
+        left, top = box.x * scale, box.y * scale
+        corners = (left, top, left + max(2.0, box.width * scale), top + max(2.0, box.height * scale))
+        draw.rectangle(corners, outline=colour, width=2 if cell >= 100 else 1)
+    if case.supervision == "image" and cell >= 60:
+        font = ImageFont.load_default(11)
+        draw.rectangle((0, 0, draw.textlength("label only", font=font) + 7, 16), fill="black")
+        draw.text((3, 1), "label only", fill="white", font=font)
+    square = Image.new("RGB", (cell, cell), "#e8e8e8")
+    square.paste(small, ((cell - size[0]) // 2, (cell - size[1]) // 2))
+    return square
+
+
+def _legend(draw: ImageDraw.ImageDraw, targets: Sequence[str], width: int) -> None:
+    """Name the colours of the targets at the right end of the title line, as many as there is room for."""
+    from PIL import ImageFont
+
+    font, right = ImageFont.load_default(13), width - _GAP * 2
+    for at, name in enumerate(targets[: len(COLOURS)]):
+        text = f"{name[:24]}"
+        right -= draw.textlength(text, font=font) + 24
+        if right < _TITLE_WIDTH:
+            return
+        draw.rectangle((right, 16, right + 12, 28), outline=COLOURS[at], width=3)
+        draw.text((right + 17, 14), text, fill="#333333", font=font)
 
 
 def prepare_predict_view(cases: Sequence[CaseRow], target: Path, *, new_ids: Mapping[str, str] | None = None) -> None:

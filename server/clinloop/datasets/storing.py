@@ -16,9 +16,9 @@ from typing import Literal
 from clinloop.datasets import assemble
 from clinloop.datasets.audit import Ties
 from clinloop.datasets.case import Case, LayoutResult, MaskFile, Split
-from clinloop.datasets.dataset import CaseRow, image_folder, mask_folder
 from clinloop.datasets.pixels import BadTruth, ImageFacts, PixelJob, StoreSettings
 from clinloop.datasets.sealed import SealWriter, mask_entry
+from clinloop.datasets.table import CaseRow, image_folder, mask_folder
 from clinloop.datasets.workers import store_all
 from clinloop.errors import BadInput, NotNow, Refusal
 

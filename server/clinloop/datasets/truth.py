@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from clinloop.datasets.dataset import CaseRow, csv_text
+from clinloop.datasets.table import CaseRow, csv_text
 
 VIEW_COLUMNS: Final = ("case_id", "split", "group", "label", "supervision")
 """Columns in front of the attributes in the cases.csv that a run sees."""

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from clinloop.datasets.dataset import CaseRow, DatasetRecord, read_cases
+from clinloop.datasets.dataset import DatasetRecord
 from clinloop.datasets.findings import CustodianAudit
 from clinloop.datasets.sealed import Seal, originals, seal_state
+from clinloop.datasets.table import CaseRow, read_cases
 from clinloop.errors import NotNow
 
 __all__ = [

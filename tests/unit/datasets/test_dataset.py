@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -14,11 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinloop.datasets import vault
+from clinloop.datasets import layouts, vault
 from clinloop.datasets.dataset import MTIME, Dataset
-from clinloop.datasets.pictures import prepare_predict_view
+from clinloop.datasets.pictures import COLOURS, prepare_predict_view
 from clinloop.datasets.roots import folder_names, resolve_in_roots
 from clinloop.errors import Unknown
+from clinloop_tools.inspect_dataset import shortened
+
+from . import annotated
 
 
 def test_an_unknown_dataset_or_case_is_refused_with_the_known_ones(isic: Dataset) -> None:
@@ -46,6 +50,53 @@ def test_the_gallery_is_a_picture_of_bounded_size(isic: Dataset) -> None:
     with Image.open(io.BytesIO(isic.contact_sheet(4))) as sheet:
         assert sheet.format == "PNG" and 300 < max(sheet.size) <= 1600
         assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 1000
+
+
+def test_the_gallery_draws_boxes_and_outlines_where_they_are(
+    add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of gray pictures only the drawing has colours: a frame at the box, an outline at the mask, and nothing else."""
+    monkeypatch.setattr(layouts, "LAYOUTS", [annotated.Annotated()])
+    root = tmp_path / "in"
+    root.mkdir()
+    cases = []
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(90, 110, (45, 60)).astype(np.uint8)
+        Image.fromarray(noise).save(root / f"{i}.png")
+        runs = [[45 * column + 10, 20] for column in range(30, 50)]  # x 30 to 50, y 10 to 30
+        cases.append(
+            {"source": f"{i}.png", "label": "fracture", "boxes": [["fracture", 6, 9, 12, 18]], "mask_runs": runs}
+        )
+    annotated.write(root, cases, task_type="segmentation", group_kind="image")
+    dataset = add(root, on_leak="drop")
+    with Image.open(io.BytesIO(dataset.contact_sheet(1))) as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    colour = [int(COLOURS[0][at : at + 2], 16) for at in (1, 3, 5)]
+    ys, xs = np.nonzero((pixels == colour).all(axis=2))
+    tile = ys > 44  # below the title with its legend
+    scale, left = 228 / 60, 190
+    top = 44 + 228 + 6 + (228 - round(45 * scale)) // 2
+    x, y = (xs[tile] - left) / scale, (ys[tile] - top) / scale
+    in_box = (x > 5.4) & (x < 18.6) & (y > 8.4) & (y < 27.6)
+    in_mask = (x > 29.4) & (x < 50.6) & (y > 9.4) & (y < 30.6)
+    assert (in_box ^ in_mask).all() and in_box.sum() > 300 and in_mask.sum() > 200
+    inside = ((x > 8) & (x < 16) & (y > 11) & (y < 25)) | ((x > 32) & (x < 48) & (y > 12) & (y < 28))
+    assert not inside.any()
+
+
+def test_a_long_summary_is_cut_and_says_where_the_rest_is() -> None:
+    facts = {
+        "name": "many",
+        "classes": [f"class number {i} of many" for i in range(300)],
+        "counts": {split: {f"class number {i} of many": i for i in range(300)} for split in ("train", "val")},
+        "warnings": ["a warning " * 30] * 20,
+        "attributes": [f"column {i}" for i in range(400)],
+    }
+    cut = shortened(facts)
+    assert len(json.dumps(cut)) <= 7_000 and cut["name"] == "many" and len(facts["classes"]) == 300
+    assert cut["attributes"][0] == "column 0" and cut["attributes"][-1] == "and 390 more: view 'attributes'"
+    assert cut["counts"] == "too long for a summary: view 'audit'"
+    assert shortened({"name": "few", "classes": ["a", "b"]}) == {"name": "few", "classes": ["a", "b"]}
 
 
 def read(path: Path) -> list[dict[str, str]]:
