@@ -1,4 +1,4 @@
-"""Annotated images turned into the cases of a detection dataset: image-level labels from boxes, faults collected into one refusal."""
+"""Annotated images turned into the cases of a detection dataset: image-level labels from boxes."""
 
 from __future__ import annotations
 
@@ -7,41 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from clinloop.datasets.case import Box, Case, LayoutOptions, LayoutResult
+from clinloop.datasets.layouts.faults import Faults, refuse_each
 from clinloop.datasets.layouts.folder import ExcludedTally, Folder, clean_class, duplicates, listed
 from clinloop.datasets.layouts.sidecar import Rows, describe
 from clinloop.errors import BadInput
 
+__all__ = ["BACKGROUND", "BoxedImages", "Faults", "box_around", "classes_of", "detection_result"]
+
 BACKGROUND = "background"
-_MAX_NOTES = 200
 _MIN_GROUPS = 4
 """Groups that an image-level label needs: one a part of the split, and one to spare."""
-
-
-class Faults:
-    """Collects rows that cannot be read, so that one refusal tells of all."""
-
-    def __init__(self) -> None:
-        self._kinds: Counter[str] = Counter()
-        self._lines: list[str] = []
-
-    def add(self, kind: str, place: str) -> None:
-        """Count one fault; the place (a file and a row) is for the custodian only."""
-        self._kinds[kind] += 1
-        self._lines.append(f"{place}: {kind}")
-
-    def refuse(self) -> None:
-        """Refuse the folder if there was a fault.
-
-        Raises:
-            BadInput: with the places as notes.
-        """
-        if not self._kinds:
-            return
-        found = "; ".join(f"{count} × {kind}" for kind, count in self._kinds.most_common())
-        error = BadInput(f"The annotations cannot be read: {found}. Nothing was added; correct them and add it again.")
-        for line in self._lines[:_MAX_NOTES]:
-            error.add_note(line)
-        raise error
 
 
 @dataclass(frozen=True)
@@ -67,16 +42,15 @@ def detection_result(folder: Folder, options: LayoutOptions, found: BoxedImages)
     "background" where it was looked at and is empty.
 
     Raises:
-        BadInput: an option is not of use here.
+        BadInput: an option is not of use here, or an image is annotated twice.
     """
     if options.label_column:
         raise BadInput("The labels of this layout come from its boxes; leave the label column out.")
     problems: list[str] = []
     notes = list(found.notes)
-    if twice := duplicates(case.source for case in found.cases):
-        problems.append(
-            f"{len(twice)} image(s) are annotated in more than one place ({listed(twice)}); keep one annotation an image."
-        )
+    refuse_each(
+        duplicates(case.source for case in found.cases), "an image that is annotated in more than one place (keep one)"
+    )
     used = {box.target for case in found.cases for box in case.boxes or ()}
     if unused := [name for name in found.targets if name not in used]:
         notes.append(f"Targets without a box are left out: {listed(unused, 20)}.")

@@ -13,9 +13,10 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from clinloop.datasets.case import Box, Case, Detection, LayoutOptions, LayoutResult, Split
-from clinloop.datasets.layouts.boxed import BoxedImages, Faults, box_around, detection_result
+from clinloop.datasets.layouts.boxed import BoxedImages, box_around, detection_result
 from clinloop.datasets.layouts.columns import ImageFinder
 from clinloop.datasets.layouts.documents import as_text, holds_keys, read_json, split_in_folders, split_in_name
+from clinloop.datasets.layouts.faults import Faults
 from clinloop.datasets.layouts.folder import ExcludedTally, Folder, listed
 from clinloop.errors import BadInput
 

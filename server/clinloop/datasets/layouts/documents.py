@@ -53,17 +53,20 @@ def read_xml(folder: Folder, name: str) -> Element:
     """Return the root of an XML file.
 
     Raises:
-        BadInput: it is not XML, or it defines entities.
+        BadInput: it is not XML, or it defines entities; the notes name it.
     """
     from xml.etree import ElementTree  # entities, the known danger, are refused before parsing
 
     text = folder.text(name, max_bytes=_MAX_XML)
     if "<!ENTITY" in text or "<!DOCTYPE" in text:
-        raise BadInput(f"{name} defines a document type, which annotations never need; remove it.")
-    try:
-        return ElementTree.fromstring(text)  # noqa: S314  # see above
-    except (ElementTree.ParseError, ValueError) as error:
-        raise BadInput(f"{name} is not XML ({_place(error)}); export it again.") from None
+        error = BadInput("An annotation file defines a document type, which annotations never need; remove it.")
+    else:
+        try:
+            return ElementTree.fromstring(text)  # noqa: S314  # see above
+        except (ElementTree.ParseError, ValueError) as broken:
+            error = BadInput(f"An annotation file is not XML ({_place(broken)}); export it again.")
+    error.add_note(name)
+    raise error
 
 
 def holds_keys(folder: Folder, name: str, keys: Sequence[str]) -> bool:

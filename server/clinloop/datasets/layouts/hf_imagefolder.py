@@ -14,9 +14,10 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from clinloop.datasets.case import Box, Case, Detection, LayoutOptions, LayoutResult, Split
-from clinloop.datasets.layouts.boxed import BoxedImages, Faults, detection_result
+from clinloop.datasets.layouts.boxed import BoxedImages, detection_result
 from clinloop.datasets.layouts.columns import LABEL_NAMES, SPLIT_COLUMNS, ImageFinder
 from clinloop.datasets.layouts.documents import as_text, split_in_folders
+from clinloop.datasets.layouts.faults import Faults, refuse_each
 from clinloop.datasets.layouts.folder import (
     SPLIT_NAMES,
     ExcludedTally,
@@ -182,8 +183,7 @@ def _classification(
         else:
             tally.add("a row without a label", row.place, split_in_folders(source))
     problems: list[str] = []
-    if twice := duplicates(case.source for case in cases):
-        problems.append(f"{len(twice)} image(s) have more than one row ({listed(twice)}); keep one row an image.")
+    refuse_each(duplicates(case.source for case in cases), "an image with several rows (keep one)")
     classes = sorted({case.label for case in cases}, key=natural_key)
     if not 2 <= len(classes) <= _MAX_CLASSES:
         problems.append(

@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from clinloop.datasets.case import Case, Detection, LayoutOptions, LayoutResult, MaskFile
-from clinloop.datasets.layouts.boxed import Faults
 from clinloop.datasets.layouts.columns import ImageFinder
 from clinloop.datasets.layouts.documents import split_in_folders
+from clinloop.datasets.layouts.faults import Faults
 from clinloop.datasets.layouts.folder import SPLIT_NAMES, ExcludedTally, Folder, listed
 from clinloop.datasets.layouts.masked import MaskedImages, look_at, segmentation_result, union, values_of
 from clinloop.datasets.layouts.sidecar import Rows
@@ -81,8 +81,8 @@ class MaskFolder:
             )
         sample = [look for pair in pairs[:: max(1, len(pairs) // 6)] if (look := look_at(folder.root / pair.mask))]
         if sum(look.is_mask for look in sample) * 2 < len(sample):
-            return Detection(0.0, f"files such as {pairs[0].mask} are pictures, not masks")
-        return Detection(0.85, f"{len(pairs)} images with masks such as {pairs[0].mask}")
+            return Detection(0.0, "files that are named like masks are pictures")
+        return Detection(0.85, f"{len(pairs)} images with masks")
 
     def read(self, folder: Folder, options: LayoutOptions) -> LayoutResult:
         """Return the cases; of several kinds of masks `label_column` chooses one. Splits come from folders called train, val and test.

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from clinloop.datasets.case import Case, LayoutOptions, LayoutResult, MaskFile, MaskRuns
-from clinloop.datasets.layouts.boxed import Faults, classes_of
-from clinloop.datasets.layouts.folder import ExcludedTally, Folder, clean_class, duplicates, listed
+from clinloop.datasets.layouts.boxed import classes_of
+from clinloop.datasets.layouts.faults import Faults, refuse_each
+from clinloop.datasets.layouts.folder import ExcludedTally, Folder, clean_class, duplicates
 from clinloop.datasets.layouts.sidecar import Rows, describe
 
 FEW_VALUES = 16
@@ -59,8 +60,7 @@ def segmentation_result(folder: Folder, options: LayoutOptions, found: MaskedIma
         BadInput: a mask cannot be read; the notes name it.
     """
     problems: list[str] = []
-    if twice := duplicates(case.source for case in found.cases):
-        problems.append(f"{len(twice)} image(s) have more than one mask ({listed(twice)}); keep one mask an image.")
+    refuse_each(duplicates(case.source for case in found.cases), "an image with several masks (keep one)")
     target = clean_class(found.target) or "target"
     known = describe(folder, [case.source for case in found.cases], options, found.own)
     shown = _which_show(folder.root, found.cases)

@@ -12,10 +12,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from clinloop.datasets.case import Box, Case, Detection, LayoutOptions, LayoutResult, Split
-from clinloop.datasets.layouts.boxed import BoxedImages, Faults, box_around, detection_result
+from clinloop.datasets.layouts.boxed import BoxedImages, box_around, detection_result
 from clinloop.datasets.layouts.columns import ImageFinder
 from clinloop.datasets.layouts.documents import read_xml, split_in_folders
-from clinloop.datasets.layouts.folder import ExcludedTally, Folder, listed, natural_key
+from clinloop.datasets.layouts.faults import Faults, refuse_each
+from clinloop.datasets.layouts.folder import ExcludedTally, Folder, natural_key
 from clinloop.datasets.layouts.sizes import shown_size
 from clinloop.errors import BadInput
 
@@ -38,10 +39,10 @@ class PascalVoc:
             return Detection(0.0, "there is no XML file")
         sample = names[:: max(1, len(names) // 20)]
         if sum(_is_annotation(folder, name) for name in sample) * 2 < len(sample):
-            return Detection(0.0, f"XML files such as {sample[0]} are no annotations")
+            return Detection(0.0, "the XML files are no annotations")
         if not folder.images:
-            return Detection(0.0, f"there are annotations such as {sample[0]}, but no image")
-        return Detection(0.9, f"{len(names)} XML files of annotations such as {sample[0]}")
+            return Detection(0.0, "there are XML files of annotations, but no image")
+        return Detection(0.9, f"{len(names)} XML files of annotations")
 
     def read(self, folder: Folder, options: LayoutOptions) -> LayoutResult:
         """Return the cases; splits come from ImageSets/Main/{train,val,test}.txt, else from folders called train, val and test.
@@ -169,10 +170,10 @@ def _lists(folder: Folder) -> dict[str, Split]:
         if (split := _LISTS.get(path.stem)) is None:
             either += stems
             continue
-        if twice := [stem for stem in stems if found.get(stem, split) != split]:
-            raise BadInput(
-                f"ImageSets/Main lists {len(twice)} image(s) in two splits ({listed(twice)}); list each image once."
-            )
+        refuse_each(
+            [stem for stem in stems if found.get(stem, split) != split],
+            "an image that ImageSets/Main lists in two splits",
+        )
         found.update(dict.fromkeys(stems, split))
     for stem in either:
         found.setdefault(stem, "train")

@@ -16,7 +16,8 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from clinloop.datasets.case import Box, Case, Detection, LayoutOptions, LayoutResult
-from clinloop.datasets.layouts.boxed import BoxedImages, Faults, box_around, detection_result
+from clinloop.datasets.layouts.boxed import BoxedImages, box_around, detection_result
+from clinloop.datasets.layouts.faults import Faults
 from clinloop.datasets.layouts.folder import ExcludedTally, Folder
 from clinloop.datasets.layouts.sizes import shown_size
 from clinloop.datasets.layouts.yolo_yaml import YoloYaml, find_yaml
@@ -44,11 +45,13 @@ class Yolo:
         sample = [folder.text(name).splitlines() for name in filled[:: max(1, len(filled) // 20)]]
         lines = [line for text in sample for line in text if line.strip()]
         if not lines or sum(_LINE.fullmatch(line) is not None for line in lines) * 2 < len(lines):
-            return Detection(0.0, f"text files such as {paired[0]} hold no lines `class x y width height`")
+            return Detection(0.0, "the text files of the images' names hold no lines `class x y width height`")
         try:
             names = find_yaml(folder)
         except BadInput as refusal:
-            return Detection(0.9, f"label files such as {paired[0]}, but {refusal}")
+            return Detection(
+                0.9, f"{len(paired)} label files of boxes that belong to images, but {refusal}".rstrip(".")
+            )
         source = names.file if names else "no YAML file with names"
         return Detection(0.9, f"{len(paired)} label files of boxes that belong to images, and {source}")
 

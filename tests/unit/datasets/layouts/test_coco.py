@@ -200,10 +200,11 @@ def test_broken_files_are_refused_with_their_name(write: Write) -> None:
         read(root)
 
 
-def test_an_image_in_two_annotation_files_and_a_folder_without_a_box_are_problems(write: Write) -> None:
+def test_an_image_in_two_annotation_files_and_a_folder_without_a_box_are_refused(write: Write) -> None:
     write({0: [FRACTURE], 1: []}, name="one.json")
-    result = read(write({0: [FRACTURE], 1: []}, name="two.json"))
-    assert len(result.problems) == 1 and "2 image(s) are annotated in more than one place" in result.problems[0]
+    with pytest.raises(BadInput, match="2 × an image that is annotated in more than one place") as refusal:
+        read(write({0: [FRACTURE], 1: []}, name="two.json"))
+    assert refusal.value.__notes__[0].startswith("images/0.png: ")
     (Path(str(write({0: []}, name="one.json"))) / "two.json").unlink()
     assert "No image" in " ".join(read(write({0: [], 1: []}, name="one.json"), "coco").problems)
 

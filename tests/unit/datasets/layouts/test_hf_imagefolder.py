@@ -135,13 +135,14 @@ def test_broken_metadata_is_refused_with_its_line(write) -> None:
         read(root)
 
 
-def test_a_wrong_label_column_is_refused_and_an_image_with_two_rows_is_a_problem(write) -> None:
+def test_a_wrong_label_column_and_an_image_with_two_rows_are_refused(write) -> None:
     root = write([row(i, label="ab"[i % 2], grade=i % 2) for i in range(4)])
     assert read(root, label_column="grade").classes == ["0", "1"]
     with pytest.raises(BadInput, match=r"no column 'stage'.*grade"):
         read(root, layout="hf_imagefolder", label_column="stage")
     write([row(0, label="a"), row(0, label="b"), row(1, label="b")])
-    assert "1 image(s) have more than one row" in read(root).problems[0]
+    with pytest.raises(BadInput, match="1 × an image with several rows"):
+        read(root)
 
 
 def test_a_table_of_another_name_is_left_to_the_manifest(write, tmp_path: Path) -> None:
