@@ -98,6 +98,8 @@ torch.manual_seed(session.seed + RANK)
 rng = np.random.default_rng(session.seed + RANK)  # every process draws its own order of the cases
 drawn = session.boxes()  # case id -> boxes; an empty list: an expert looked, and there is nothing
 train, val = [case for case in session.train_cases() if case.case_id in drawn], session.val_cases()
+if not train:
+    raise SystemExit("no training case has boxes: this template starts from boxes")
 val_ids = [case.case_id for case in val]
 x_train, scales, _ = decode_all([session.image_path(case.case_id) for case in train], SIZE)  # (N, height, width) uint8
 val_images = decode_all(
