@@ -46,15 +46,18 @@ class Plan(NamedTuple):
     """Name in the training loop of the images as the network gets them, (B, 3, px, px)."""
     others: tuple[str, ...] = ()
     """Names in the loop that belong to the batch too: masks, boxes, …"""
+    masks: bool = False
+    """True when the training cases have masks."""
     sizes: tuple[tuple[int, int], ...] = ((600, 450), (1024, 1024))
     """Width and height of the pictures in turn; the default is that of ISIC 2019's two large sources."""
 
 
 PLANS = {
     "classification": Plan("classification", "x"),
-    "detection": Plan("detection", "x", ("boxes",), ((720, 1200), (800, 1180))),
-    "mixed_detection": Plan("detection", "x", ("boxes",), ((720, 1200), (800, 1180))),
-    "segmentation": Plan("segmentation", "x", ("y",), ((1024, 1024),)),
+    "confounded_classification": Plan("classification", "x", ("masks",), True, ((1024, 1024),)),
+    "detection": Plan("detection", "x", ("boxes",), False, ((720, 1200), (800, 1180))),
+    "mixed_detection": Plan("detection", "x", ("boxes",), False, ((720, 1200), (800, 1180))),
+    "segmentation": Plan("segmentation", "x", ("y",), True, ((1024, 1024),)),
 }
 
 
@@ -184,7 +187,7 @@ def draw(folder: Path, plan: Plan, px: int, images: int) -> None:
             corner = ((width - side) // 2, (height - side) // 2)
             box = (*corner, corner[0] + side, corner[1] + side)
             cache[index] = np.asarray(picture.resize((px, px), Image.Resampling.BICUBIC, box=box))
-        if plan.task_type == "segmentation":
+        if plan.masks:
             mask = np.zeros((height, width), dtype=bool)
             mask[top : top + h, left : left + w] = index % 2
             Image.fromarray(mask).save(folder / f"data/masks/{name}.png")
@@ -196,7 +199,7 @@ def draw(folder: Path, plan: Plan, px: int, images: int) -> None:
         np.save(folder / f"data/cache_{px}.npy", cache)
         (folder / f"data/cache_{px}.json").write_text(json.dumps({"case_ids": names}), encoding="utf-8")
     n_val = max(16, images // 16)
-    supervision = {"classification": "image", "detection": "box", "segmentation": "mask"}[plan.task_type]
+    supervision = "mask" if plan.masks else "box" if plan.task_type == "detection" else "image"
     with (folder / "data/cases.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("case_id", "split", "group", "label", "supervision", "drain"))
@@ -303,7 +306,7 @@ def figures(name: str, *, device: str, seconds: float, images: int, modes: list[
         for mode in modes:
             argv = [sys.executable, __file__, "--measure", name, mode, str(folder), str(seconds)]
             environment = _environment(folder, plan, device)
-            ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=600, check=False)
+            ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=240, check=False)
             found[mode] = {"problem": ended.stderr.strip()[-1500:]}
             if ended.returncode == 0:
                 found[mode] = json.loads(ended.stdout.strip().splitlines()[-1])
