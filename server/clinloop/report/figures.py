@@ -211,12 +211,13 @@ def confusion_svg(classes: Sequence[str], initial: Sequence[Sequence[int]], refi
 
 
 def tick(metric: FinalMetric) -> str:
+    """Return the label of a metric below its bars."""
     title = clean(short(metric.title)) + (" (lower is better)" if metric.direction == "lower" else "")
     return textwrap.fill(title, 16, max_lines=4, placeholder=" …")
 
 
-def bar_pair(axes: Axes, position: int, metric: FinalMetric, colours: Palette) -> None:
-    top = 0.0
+def bar_pair(axes: Axes, position: int, metric: FinalMetric, colours: Palette, *, top: float = 0.0) -> None:
+    """Draw a metric before and after with its intervals, and its p-value above both and above `top`."""
     for model, offset, colour in ((metric.initial, -0.19, colours.initial), (metric.refined, 0.19, colours.refined)):
         if model.value is None:
             continue
@@ -233,6 +234,7 @@ def bar_pair(axes: Axes, position: int, metric: FinalMetric, colours: Palette) -
 
 
 def draw_trajectory(figure: FigureBase, colours: Palette, runs: Sequence[RunSummary], primary_title: str) -> None:
+    """Draw figure 4 into a figure or a part of one."""
     axes = figure.add_subplot()
     style(axes, colours, grid="y")
     charged = [run for run in runs if run.mode == "full"]
@@ -282,6 +284,7 @@ def draw_trajectory(figure: FigureBase, colours: Palette, runs: Sequence[RunSumm
 
 
 def style(axes: Axes, colours: Palette, *, grid: Any) -> None:
+    """Give axes the report's look."""
     for name, spine in axes.spines.items():
         spine.set_visible(name in {"left", "bottom"})
         spine.set_color(colours.grid)
@@ -295,10 +298,12 @@ def style(axes: Axes, colours: Palette, *, grid: Any) -> None:
 
 
 def note(axes: Axes, text: str, at: tuple[float, float], colour: str, *, ha: Any, offset: tuple[float, float]) -> None:
+    """Write a short text beside a point."""
     axes.annotate(text, at, xytext=offset, textcoords="offset points", ha=ha, color=colour, fontsize=8)
 
 
 def legend(axes: Axes, colours: Palette) -> None:
+    """Put the legend above the axes."""
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         from matplotlib.patches import Patch
@@ -334,6 +339,7 @@ def _svg(name: str, draw: Callable[[Figure, Palette], None], *, size: tuple[floa
 
 
 def render(draw: Callable[[Figure], None], size: tuple[float, float], *, kind: str) -> bytes:
+    """Draw a figure of a size in inches and return it as `svg` or `png`."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

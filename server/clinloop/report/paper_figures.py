@@ -39,9 +39,7 @@ def draw_bars(folder: Path, tasks: Mapping[TaskName, ReportData]) -> None:
             axes = figure.add_subplot(len(rows), 1, index + 1)
             style(axes, _COLOURS, grid="y")
             for position, metric in enumerate(metrics):
-                bar_pair(axes, position, metric, _COLOURS)
-                if (quoted := NUMBERS[name].get(metric.name)) is not None:
-                    _mark_paper(axes, position, quoted)
+                _beside_paper(axes, position, metric, NUMBERS[name].get(metric.name))
             axes.set_xticks(range(len(metrics)), [tick(metric) for metric in metrics])
             axes.set_xlim(-0.6, max(5, max(len(own) for _, own in rows) - 1) + 0.6)
             axes.set_ylim(0, 1.15)
@@ -59,6 +57,14 @@ def _with_paper(name: TaskName, data: ReportData) -> list[FinalMetric]:
     return [*quoted, *(metric for metric in data.final if metric not in quoted)][:7]
 
 
+def _beside_paper(axes: Axes, position: int, metric: FinalMetric, quoted: PaperMetric | None) -> None:
+    """Draw a metric of ours, and the paper's values over its bars."""
+    theirs = [value for value in (quoted.initial, quoted.refined) if value is not None] if quoted else []
+    bar_pair(axes, position, metric, _COLOURS, top=max((value.high or value.value for value in theirs), default=0.0))
+    if quoted is not None:
+        _mark_paper(axes, position, quoted)
+
+
 def _mark_paper(axes: Axes, position: int, quoted: PaperMetric) -> None:
     for value, offset in ((quoted.initial, -0.19), (quoted.refined, 0.19)):
         if value is None:
@@ -68,7 +74,7 @@ def _mark_paper(axes: Axes, position: int, quoted: PaperMetric) -> None:
         axes.plot([position + offset], [value.value], color=_COLOURS.failed, **_PAPER_MARKER)  # pyright: ignore[reportArgumentType]
 
 
-def _bar_legend(axes: Axes) -> None:
+def _bar_legend(axes: Axes, at: tuple[float, float] = (-0.02, 1)) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -78,7 +84,7 @@ def _bar_legend(axes: Axes) -> None:
         Line2D([], [], color=_COLOURS.failed, label="the paper's value", **_PAPER_MARKER),  # pyright: ignore[reportArgumentType]
     ]
     axes.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, frameon=False, fontsize=8,
+        handles=handles, loc="lower left", bbox_to_anchor=at, ncols=3, frameon=False, fontsize=8,
         labelcolor=_COLOURS.ink, handletextpad=0.5, columnspacing=1.4,
     )  # fmt: skip
 
@@ -90,11 +96,11 @@ def draw_evolution(folder: Path, name: TaskName, data: ReportData) -> None:
         if name != "wrist-5pct":
             draw_trajectory(figure, _COLOURS, data.runs, data.primary_title)
             return
-        own, paper = figure.subfigures(1, 2, squeeze=False)[0]
+        own, paper = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.2, 1])[0]
         draw_trajectory(own, _COLOURS, data.runs, data.primary_title)
         _draw_paper_evolution(paper)
 
-    write_figure(folder, "figure-4", draw, (11, 3.6) if name == "wrist-5pct" else (7.4, 3.6))
+    write_figure(folder, "figure-4", draw, (13, 3.8) if name == "wrist-5pct" else (7.4, 3.6))
 
 
 def _draw_paper_evolution(figure: Any) -> None:
@@ -135,6 +141,7 @@ def draw_confounding(folder: Path, data: ReportData, found: Confounding) -> None
         _draw_subgroups(spread, found)
         _draw_shares(share, data, found)
         _draw_correlations(correlation, data, found)
+        _bar_legend(spread, (0.04, 1.01))
 
     write_figure(folder, "figure-5", draw, (11, 4))
 
@@ -170,7 +177,7 @@ def _draw_subgroups(axes: Axes, found: Confounding) -> None:
     axes.set_title("A", loc="left", color=_COLOURS.ink, fontsize=10, fontweight="bold")
     axes.text(
         1,
-        1.02,
+        0.96,
         "boxes: quartiles, whiskers: 5 to 95 %, dashed: threshold",
         transform=axes.transAxes,
         ha="right",
@@ -182,16 +189,12 @@ def _draw_subgroups(axes: Axes, found: Confounding) -> None:
 def _draw_shares(axes: Axes, data: ReportData, found: Confounding) -> None:
     style(axes, _COLOURS, grid="y")
     _pairs(axes, data, [f"fp_share_{found.confounder}"])
-    axes.axhline(found.share_of_negatives, color=_COLOURS.ink, linewidth=1, linestyle=(0, (2, 2)))
-    note(
-        axes,
-        f"{percent(found.share_of_negatives)} of all negatives",
-        (0.5, found.share_of_negatives),
-        _COLOURS.ink,
-        ha="right",
-        offset=(0, 3),
-    )
-    note(axes, f"paper: {percent(DRAIN_SHARE_OF_NEGATIVES)}", (0.5, 0), _COLOURS.failed, ha="right", offset=(0, 3))
+    for share, colour, who in (
+        (found.share_of_negatives, _COLOURS.ink, "all negatives"),
+        (DRAIN_SHARE_OF_NEGATIVES, _COLOURS.failed, "the paper's"),
+    ):
+        axes.axhline(share, color=colour, linewidth=1, linestyle=(0, (2, 2)))
+        note(axes, f"{who}: {percent(share)}", (0.95, share), colour, ha="right", offset=(0, 3))
     axes.set_xticks([0], [f"false positives\nwith {found.confounder}"])
     axes.set_ylim(0, 1.05)
     axes.set_title("B", loc="left", color=_COLOURS.ink, fontsize=10, fontweight="bold")
@@ -203,14 +206,11 @@ def _draw_correlations(axes: Axes, data: ReportData, found: Confounding) -> None
     axes.set_xticks([0, 1], [f"correlation with\n{found.confounder}", "the same,\ngiven the label"])
     axes.set_ylim(0, 1.05)
     axes.set_title("C", loc="left", color=_COLOURS.ink, fontsize=10, fontweight="bold")
-    _bar_legend(axes)
 
 
 def _pairs(axes: Axes, data: ReportData, names: Sequence[str]) -> None:
     ours = {metric.name: metric for metric in data.final}
     for position, name in enumerate(names):
         if name in ours:
-            bar_pair(axes, position, ours[name], _COLOURS)
-        if (quoted := NUMBERS["pneumothorax"].get(name)) is not None:
-            _mark_paper(axes, position, quoted)
-    axes.set_xlim(-0.6, len(names) - 0.4)
+            _beside_paper(axes, position, ours[name], NUMBERS["pneumothorax"].get(name))
+    axes.set_xlim(-0.6, len(names) - (0 if len(names) == 1 else 0.4))
