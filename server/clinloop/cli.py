@@ -127,10 +127,15 @@ def connect(
 
 @app.command(epilog="Example: clinloop standin isic2019 ./isic2019 --images 2000 --seed 1")
 def standin(
-    name: Annotated[str, typer.Argument(help="Public data set to imitate: isic2019.")],
+    name: Annotated[
+        str, typer.Argument(help="Public data set to imitate: isic2019, grazpedwri, siim_acr, neatx, nih_chestxray14.")
+    ],
     target: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.")],
     images: Annotated[
-        int, typer.Option(help="Training images; the test set gets a third more.", min=200, max=100_000)
+        int,
+        typer.Option(
+            help="Images; of isic2019 training images, and the test set gets a third more.", min=200, max=100_000
+        ),
     ] = 2000,
     seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
 ) -> None:

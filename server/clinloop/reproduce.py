@@ -35,7 +35,8 @@ from clinloop.store.rows import TaskRow
 from clinloop.targets import TARGETS, TASK_NAMES, Source, Target, TaskName
 
 PresetName = Literal["paper", "quick", "demo"]
-CACHE_PX: dict[PresetName, tuple[int, ...]] = {"paper": (224,), "quick": (64, 224), "demo": (64,)}
+CPU_PX = 64
+"""Input side of the classification templates on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,9 @@ class _Play:
             self._dataset,
             layout=source.standin,
             seed=self._request.seed,
-            cache_px=CACHE_PX[self._request.preset],
+            cache_px={"paper": (source.gpu_px,), "quick": (CPU_PX, source.gpu_px), "demo": (CPU_PX,)}[
+                self._request.preset
+            ],
             progress=lambda what, done, total: self._screen.count(done, total, what),
             **source.ingest,
         )

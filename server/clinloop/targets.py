@@ -19,6 +19,8 @@ class Source:
     """Public data set: the layout of real data, and the stand-in that is drawn where none are given."""
     images: int
     """Training images of the stand-in."""
+    gpu_px: int = 224
+    """Input side of the template on a GPU: that of the decoded cache for longer budgets."""
     ingest: dict[str, Any] = field(default_factory=dict[str, Any])
     """Further arguments of `ingestion.add`."""
 
@@ -122,7 +124,7 @@ TARGETS: dict[TaskName, Target] = {
     ),
     "wrist-5pct": Target(
         title="Task 4: fractures of the wrist, boxes on 5 % of the training images",
-        source=Source("grazpedwri-5pct", "grazpedwri", 1200, {"keep_boxes": 0.05}),
+        source=Source("grazpedwri-5pct", "grazpedwri", 1200, ingest={"keep_boxes": 0.05}),
         template="mixed_detection",
         trajectory="wrist-5pct",
         request=_WRIST_REQUEST,
@@ -146,7 +148,7 @@ TARGETS: dict[TaskName, Target] = {
     ),
     "pneumothorax": Target(
         title="Task 5: pneumothorax, with chest drains as a confounder",
-        source=Source("siim-acr", "siim_acr", 1600),
+        source=Source("siim-acr", "siim_acr", 1600, gpu_px=512),
         template="confounded_classification",
         trajectory="pneumothorax",
         request=(
