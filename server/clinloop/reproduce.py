@@ -219,6 +219,7 @@ class _Play:
             self._dataset,
             layout=source.standin,
             seed=self._request.seed,
+            on_leak="drop",  # training cases that are tied to an official test set; the audit counts them
             cache_px={"paper": (source.gpu_px,), "quick": (CPU_PX, source.gpu_px), "demo": (CPU_PX,)}[
                 self._request.preset
             ],
