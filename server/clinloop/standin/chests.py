@@ -17,11 +17,11 @@ from clinloop.standin.lesions import Array, Rng, f32, noise, step
 
 SIDE = 287
 """Side of a film in pixels: 0.28 x the 1024 of ChestX-ray14 and SIIM-ACR."""
-DENSITY = (0.012, 0.07)
+DENSITY = (0.015, 0.08)
 """Range of how much darker the air beside the lung is; the lung itself is about 0.25 on the same scale of 0…1."""
-LINE = (0.012, 0.09)
+LINE = (0.015, 0.10)
 """Range of how much brighter the pleural line is."""
-TUBE = (1.0, 1.5)
+TUBE = (0.85, 1.3)
 """Range of how bright a drain is; 1 = a dense line of 0.14 in a tube of 0.12."""
 COLLAPSE = (0.03, 0.26)
 """Range of how far the lung has come off, as a share of the way to its root; gives the mask areas of SIIM-ACR (median 0.8 %)."""
