@@ -148,8 +148,9 @@ class Run:
         with (self.folder / "log.txt").open("w+", encoding="utf-8") as log:
             process = self._start("train.py", stdout=log, stderr=subprocess.STDOUT)
             best, number = -1.0, 1
+            suffix = ".csv" if self._task_type == "classification" else ".json"
             while process.poll() is None:
-                if (submission := self.out / f"validation/{number:04d}.json").exists():
+                if (submission := self.out / f"validation/{number:04d}{suffix}").exists():
                     value = score(submission)
                     answer = self.folder / "session/answers/partial"
                     answer.write_text(json.dumps({"score": value, "best": value > best, "left": 30 - number}))
