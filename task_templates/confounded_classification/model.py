@@ -82,9 +82,27 @@ def decode_masks(paths, px):
     return masks, np.array([path is not None for path in paths])
 
 
+def place(images):
+    """Return images (N, px, px, 3) uint8 as a tensor where batches cost least: on the GPU, when half of what is free there holds them."""
+    images = torch.from_numpy(images)
+    fits = DEVICE.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(DEVICE)[0] / 2
+    return images.to(DEVICE) if fits else images
+
+
+def take(images, rows):
+    """Return rows (B,) of placed images on the device, (B, px, px, 3) uint8; the host never waits for the GPU here."""
+    rows = torch.from_numpy(rows)
+    if DEVICE.type == "cpu":
+        return images[rows]
+    if images.is_cuda:
+        return images[rows.pin_memory().to(DEVICE, non_blocking=True)]
+    batch = torch.empty((len(rows), *images.shape[1:]), dtype=images.dtype, pin_memory=True)
+    return torch.index_select(images, 0, rows, out=batch).to(DEVICE, non_blocking=True)
+
+
 def prepare(images, mean, std):
     """Turn uint8 images (B, px, px, 3) into network input (B, 3, px, px)."""
-    x = torch.from_numpy(images).to(DEVICE).permute(0, 3, 1, 2).float() / 255  # (B, 3, px, px), channels last in memory
+    x = torch.as_tensor(images).to(DEVICE).permute(0, 3, 1, 2).float().div_(255)  # (B, 3, px, px), channels last
     mean, std = torch.tensor(mean, device=DEVICE), torch.tensor(std, device=DEVICE)
     return (x - mean[:, None, None]) / std[:, None, None]
 

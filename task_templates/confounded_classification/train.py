@@ -14,7 +14,20 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from clinloop_runtime import open_session
-from model import DEVICE, MASK_STRIDE, RANK, autocast, build, decode_all, decode_masks, predict, prepare, save
+from model import (
+    DEVICE,
+    MASK_STRIDE,
+    RANK,
+    autocast,
+    build,
+    decode_all,
+    decode_masks,
+    place,
+    predict,
+    prepare,
+    save,
+    take,
+)
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))  # one per GPU, started by torchrun
 ON_GPU = DEVICE.type == "cuda"
@@ -47,13 +60,11 @@ def targets(rows):
 
 
 def mask_loss(logits, masks, drawn):
-    """Cross-entropy and Dice of masks (B, 1, h, w) in [0, 1], over the cases whose mask was drawn (B,)."""
-    logits, masks = logits[drawn], masks[drawn]
-    if len(logits) == 0:
-        return logits.sum()
-    p = logits.sigmoid()
-    dice = 1 - (2 * (p * masks).sum() + 1) / (p.sum() + masks.sum() + 1)
-    return F.binary_cross_entropy_with_logits(logits, masks) + 0.5 * dice
+    """Cross-entropy and Dice of masks (B, 1, h, w) in [0, 1], over the cases whose mask was drawn, (B,) of 0 and 1."""
+    pixels = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=(1, 2, 3))  # (B,)
+    p, drawn = logits.sigmoid() * drawn[:, None, None, None], drawn / drawn.sum().clamp(min=1)
+    dice = 1 - (2 * (p * masks).sum() + 1) / (p.sum() + masks.sum() + 1)  # masks that nobody drew are zeros
+    return (pixels * drawn).sum() + 0.5 * dice
 
 
 def load_images(cases):
@@ -72,16 +83,18 @@ if session.gpus > 1 and "LOCAL_RANK" not in os.environ:  # start once more, as o
 if PROCESSES > 1:
     dist.init_process_group("cpu:gloo,cuda:nccl" if ON_GPU else "gloo")
 torch.manual_seed(session.seed + RANK)
+torch.backends.cudnn.benchmark = True  # every batch has the same shape: the first one tries which algorithm is fastest
 rng = np.random.default_rng(session.seed + RANK)  # every process draws its own order of the cases
 train, val = session.train_cases(), session.val_cases()
-x_train, x_val = load_images(train), load_images(val)  # (N, px, px, 3), (M, px, px, 3) uint8
+x_train, x_val = place(load_images(train)), load_images(val)  # (N, px, px, 3), (M, px, px, 3) uint8
 y_train = torch.tensor([session.classes.index(case.label) for case in train], device=DEVICE)  # (N,)
 m_train, drawn = decode_masks([session.mask_path(case.case_id) for case in train], PX)  # (N, 1, px / 4, px / 4), (N,)
+m_train, has_mask = place(m_train), torch.tensor(drawn, dtype=torch.float32, device=DEVICE)
 val_ids = [case.case_id for case in val]
 
 net, origin = build(ARCH, len(session.classes), session.weights)
 trained = torch.nn.parallel.DistributedDataParallel(net) if PROCESSES > 1 else net  # averages gradients
-optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
 about = {"arch": ARCH, "classes": session.classes, "px": PX, "mean": MEAN, "std": STD}
 if RANK == 0:
     facts = {"arch": ARCH, "weights": origin, "px": PX, "device": str(DEVICE), "processes": PROCESSES}
@@ -121,14 +134,14 @@ while (progress := seen_by_rank_0((time.monotonic() - begun) / train_s)) < 1:
     if len(order) < BATCH:
         order = np.concatenate([order, rng.permutation(len(train))])
     rows, order = order[:BATCH], order[BATCH:]
-    masks = torch.from_numpy(m_train[rows]).to(DEVICE).float() / 255  # (B, 1, px / 4, px / 4)
-    x, masks = augment(prepare(x_train[rows], MEAN, STD), masks)
+    masks = take(m_train, rows).float() / 255  # (B, 1, px / 4, px / 4)
+    x, masks = augment(prepare(take(x_train, rows), MEAN, STD), masks)
     target = targets(rows)  # (B, n_classes)
     net.train()
     with autocast():
         logits, mask_logits, features = trained(x)  # (B, n_classes), (B, 1, px / 4, px / 4), (B, n_features)
     loss = -(target * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
-    loss = loss + MASK_WEIGHT * mask_loss(mask_logits.float(), masks, drawn[rows])
+    loss = loss + MASK_WEIGHT * mask_loss(mask_logits.float(), masks, has_mask[rows])
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
