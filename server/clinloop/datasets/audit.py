@@ -248,6 +248,7 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
     """Return what a person must know before believing a score, in plain words."""
     found: list[str] = []
     model = audit.metadata_model
+    by_class = {name: sum(counts[name] for counts in audit.counts.values()) for name in audit.counts["train"]}
     if model is not None and model.macro_auc >= SUSPICIOUS_AUC:
         first = ", ".join(f"{name} {auc:.2f}" for name, auc in list(model.auc_alone.items())[:3])
         found.append(
@@ -257,7 +258,7 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
     suspects = {
         name: auc
         for name, auc in (model.auc_alone if model else {}).items()
-        if auc >= SUSPICIOUS_AUC and name not in FILE_FEATURES
+        if auc >= max(SUSPICIOUS_AUC, 0.5 + 3 * _auc_noise(by_class.values())) and name not in FILE_FEATURES
     }
     if suspects:
         named = ", ".join(f"{name} {auc:.2f}" for name, auc in list(suspects.items())[:8])
@@ -271,7 +272,6 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
             found.append(
                 f"{title} with different labels: {facts.n_with_several_labels} set(s); at least one label of each is wrong."
             )
-    by_class = {name: sum(counts[name] for counts in audit.counts.values()) for name in audit.counts["train"]}
     if missing := [name for name, n in by_class.items() if not n]:
         found.append(
             f"No training or validation case is {', '.join(missing)}: nothing here says how a model behaves on such images."
@@ -296,6 +296,14 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
             "No patient or lesion is known for an image: only duplicates and siblings are kept in one split, so scores may be too good."
         )
     return found
+
+
+def _auc_noise(counts: Iterable[int]) -> float:
+    """Return the standard error of a macro AUC of 0.5, classes of these sizes against the rest: sqrt((m + n + 1) / 12 m n), as of Mann and Whitney's U."""
+    sizes = [n for n in counts if n]
+    total = sum(sizes)
+    errors = [((total + 1) / (12 * n * (total - n))) ** 0.5 for n in sizes if n < total]
+    return sum(errors) / len(errors) if errors else 0.5
 
 
 def _truth_warnings(audit: Audit) -> list[str]:

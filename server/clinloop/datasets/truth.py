@@ -70,10 +70,22 @@ def mask_cell(mask: Path | None) -> str:
     from PIL import Image
 
     with Image.open(mask) as image:
-        flat = np.asarray(image).T.ravel() != 0
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff(np.concatenate(([0], edges, [flat.size])))
-    return " ".join(map(str, ([0] if flat[0] else []) + lengths.tolist()))
+        width, height = image.size
+        extent = image.getbbox()
+        if extent is None:
+            return str(width * height)
+        left, right = extent[0], extent[2]
+        columns = np.asarray(image.crop((left, 0, right, height))).T.ravel() != 0  # few columns hold all there is
+    edges = np.flatnonzero(columns[1:] != columns[:-1]) + 1
+    lengths = np.diff(np.concatenate(([0], edges, [columns.size]))).tolist()
+    lengths = [0, *lengths] if columns[0] else lengths  # the first run counts zeros
+    lengths[0] += left * height
+    beyond = (width - right) * height
+    if beyond and len(lengths) % 2 == 0:
+        lengths.append(beyond)
+    else:
+        lengths[-1] += beyond
+    return " ".join(map(str, lengths))
 
 
 def truth_text(cases: Sequence[CaseRow], targets: Sequence[str], attributes: Sequence[str] = ()) -> str:

@@ -131,16 +131,25 @@ def test_validation_masks_are_run_lengths_down_the_columns(add: Add, chests: Pat
         assert case.mask is not None and np.array_equal(flat.reshape(WIDTH, HEIGHT).T, pixels(case.mask))
 
 
-def test_run_lengths_begin_with_the_count_of_zeros(tmp_path: Path) -> None:
+def test_run_lengths_begin_with_the_count_of_zeros_and_give_the_mask_back(tmp_path: Path) -> None:
+    def cell(mask: np.ndarray) -> str:
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        return mask_cell(tmp_path / "mask.png")
+
     mask = np.zeros((2, 3), dtype=bool)
+    assert cell(mask) == "6" and mask_cell(None) == ""
     mask[0, 0] = mask[1, 2] = True
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    assert mask_cell(tmp_path / "mask.png") == "0 1 4 1"
-    Image.fromarray(np.zeros((2, 3), dtype=bool)).save(tmp_path / "mask.png")
-    assert mask_cell(tmp_path / "mask.png") == "6" and mask_cell(None) == ""
+    assert cell(mask) == "0 1 4 1"
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = (int(side) for side in draw.integers(1, 7, 2))
+        mask = draw.random((height, width)) < draw.random()
+        counts = [int(count) for count in cell(mask).split()]
+        assert sum(counts) == mask.size and all(counts[1:])  # only the first run may be empty
+        assert np.array_equal(np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T, mask)
 
 
-def one(root: Path, picture: Picture, tmp_path: Path, add: Add, **options: object) -> CaseRow:
+def one(root: Path, add: Add, **options: object) -> CaseRow:
     """Return the case of w1.png after it was changed on disk."""
     dataset = add(root, **options)
     number = sources(dataset)
@@ -156,10 +165,10 @@ def change(root: Path, source: str, **fields: Any) -> Path:
     return root
 
 
-def test_boxes_shrink_with_an_image_that_is_reduced(add: Add, wrists: Path, picture: Picture, tmp_path: Path) -> None:
+def test_boxes_shrink_with_an_image_that_is_reduced(add: Add, wrists: Path, picture: Picture) -> None:
     picture(99, (400, 200)).save(wrists / "w1.png")
     change(wrists, "w1.png", boxes=[["fracture", 40, 20, 100, 60]])
-    case = one(wrists, picture, tmp_path, add, max_px=100)
+    case = one(wrists, add, max_px=100)
     assert (case.width, case.height, case.boxes) == (100, 50, (Box("fracture", 10, 5, 25, 15),))
 
 

@@ -31,9 +31,7 @@ class Faults:
         if not self._kinds:
             return
         found = "; ".join(f"{count} × {kind}" for kind, count in self._kinds.most_common())
-        error = BadInput(
-            f"The annotations cannot be read: {found}. Nothing was added; correct them and add it again."
-        )
+        error = BadInput(f"The annotations cannot be read: {found}. Nothing was added; correct them and add it again.")
         for line in self._lines[:_MAX_NOTES]:
             error.add_note(line)
         raise error
