@@ -52,8 +52,14 @@ class PascalVoc:
         if (found := self.detect(folder, options)).score == 0:
             raise BadInput(f"This is not the layout pascal_voc: {found.reason}; it needs {self.looks_for}.")
         faults, tally, notes = Faults(), ExcludedTally(), list[str]()
-        marked = [item for name in folder.files(".xml") if _is_annotation(folder, name)
-                  for item in [_parse(read_xml(folder, name), name, faults)]]  # fmt: skip
+        stems, marked = {PurePosixPath(name).stem for name in folder.images}, list[_Marked]()
+        for name in folder.files(".xml"):
+            if _is_annotation(folder, name):
+                marked.append(_parse(read_xml(folder, name), name, faults))
+            elif (
+                PurePosixPath(name).stem in stems
+            ):  # a damaged file must not turn its image into one that nobody annotated
+                faults.add("an XML file of an image that holds no annotation", name)
         faults.refuse()
         shift = 0.0 if any(min(edge.x1, edge.y1) < 1 for item in marked for edge in item.edges) else 1.0
         notes.append(
