@@ -40,7 +40,7 @@ from clinloop.datasets.dataset import (
 )
 from clinloop.datasets.findings import CustodianAudit, LeakFacts, ReasonCount
 from clinloop.datasets.layouts import choose_layout
-from clinloop.datasets.layouts.folder import Folder
+from clinloop.datasets.layouts.folder import Folder, listed
 from clinloop.datasets.metadata import Entry
 from clinloop.datasets.pixels import RULES, StoreSettings
 from clinloop.datasets.sealed import Facts, SealRecord, SealWriter, sample_originals, write_facts
@@ -259,8 +259,9 @@ def _split(
     if source.result.task_type == "classification":
         problems = split_problems(labels, groups, official, source.result.classes, parts=parts)
     else:  # images that show nothing may be missing, and so may a rare target in some part
-        found = ["something to find" if readable[i].shows_target else "" for i in drawn]
-        problems = split_problems(found, groups, official, ["something to find"], parts=parts)
+        anything = listed(source.result.targets)
+        found = [anything if readable[i].shows_target else "" for i in drawn]
+        problems = split_problems(found, groups, official, [anything], parts=parts)
     if problems:
         unreadable = sum(bool(item.unreadable) and item.case.split != "test" for item in items)
         also = [f"{unreadable} image(s) cannot be read."] if unreadable else []
