@@ -273,7 +273,7 @@ def _check_pixels(header: Dataset) -> None:
         decodable = False
     if not decodable:
         raise UnreadableDicom(
-            f"its compression ({syntax.name}) cannot be decoded here; rewrite it uncompressed, for example with dcmconv or gdcmconv"
+            f"its compression ({syntax.name}) cannot be decoded here; rewrite it uncompressed (dcmconv, gdcmconv), or install python-gdcm beside clinloop"
         )
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from clinloop.datasets.case import Box, Case, Detection, LayoutOptions, LayoutResult
 from clinloop.datasets.layouts.boxed import Faults
-from clinloop.datasets.layouts.folder import ExcludedTally, Folder, Table, clean_value, duplicates, listed
+from clinloop.datasets.layouts.folder import ExcludedTally, Folder, Table, clean_value
 from clinloop.datasets.layouts.grazpedwri_boxes import TARGETS, Annotations
 from clinloop.datasets.layouts.public import (
     by_stem,
@@ -23,6 +23,7 @@ from clinloop.datasets.layouts.public import (
     group_choice,
     image_size,
     refuse_columns,
+    refuse_repeated_rows,
     years,
 )
 from clinloop.errors import BadInput
@@ -177,8 +178,7 @@ def _rows(table: Table, base: str, attributes: list[str], faults: Faults, notes:
         BadInput: a filestem has two rows.
     """
     stems = [cell.removesuffix(".png") for cell in column_values(table, _KEY)]
-    if twice := duplicates(stems):
-        raise BadInput(f"{base} lists {len(twice)} image(s) more than once ({listed(twice)}); keep one row each.")
+    refuse_repeated_rows(stems, base)
     position = {title: i for title in (*_ATTRIBUTES.values(), "patient_id", "study_number", _VISIBLE, _CODE)
                 if (i := table.column(title)) is not None}  # fmt: skip
     rows: dict[str, _Row] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from clinloop.datasets.case import Case, Detection, LayoutOptions, LayoutResult, Split
-from clinloop.datasets.layouts.folder import ExcludedTally, Folder, clean_value, duplicates, listed
+from clinloop.datasets.layouts.folder import ExcludedTally, Folder, clean_value, listed
 from clinloop.datasets.layouts.public import (
     by_stem,
     chosen_attributes,
@@ -19,6 +19,7 @@ from clinloop.datasets.layouts.public import (
     find_tables,
     group_choice,
     refuse_columns,
+    refuse_repeated_rows,
     years,
 )
 from clinloop.errors import BadInput
@@ -139,8 +140,7 @@ def read_entries(folder: Folder) -> Entries:
     table = folder.table(name)
     base = PurePosixPath(name).name
     stems = [PurePosixPath(cell).stem for cell in column_values(table, _KEY)]
-    if twice := duplicates(stems):
-        raise BadInput(f"{base} lists {len(twice)} image(s) more than once ({listed(twice)}); keep one row each.")
+    refuse_repeated_rows(stems, base)
     columns = {"age": "Patient Age", "sex": "Patient Gender", "view": "View Position", "follow_up": "Follow-up #"}
     columns["sex"] = table.first_of(("Patient Gender", "Patient Sex")) or columns["sex"]
     patients = column_values(table, "Patient ID") if table.column("Patient ID") is not None else [""] * len(stems)

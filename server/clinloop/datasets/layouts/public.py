@@ -13,6 +13,8 @@ from clinloop.datasets.case import LayoutOptions
 from clinloop.datasets.layouts.folder import Folder, Table, listed
 from clinloop.errors import BadInput
 
+_MAX_NOTES = 200
+_MAX_TABLES = 200
 MAX_AGE = 120.0
 """Years; public headers hold ages such as 414, which are typing errors."""
 
@@ -79,7 +81,7 @@ def group_choice(layout: str, options: LayoutOptions, kinds: Sequence[str]) -> s
 def find_tables(folder: Folder, columns: Sequence[str], *, skip: str = "") -> list[str]:
     """Return the tables with these columns, those in the fewest folders first; names that match `skip` are left aside."""
     found: list[str] = []
-    for name in sorted(folder.tables, key=lambda name: (name.count("/"), name)):
+    for name in sorted(folder.tables, key=lambda name: (name.count("/"), name))[:_MAX_TABLES]:
         if skip and re.search(skip, PurePosixPath(name).name, re.IGNORECASE):
             continue
         with suppress(BadInput):  # a table that cannot be read is not this layout's
@@ -87,6 +89,23 @@ def find_tables(folder: Folder, columns: Sequence[str], *, skip: str = "") -> li
             if all(table.column(title) is not None for title in columns):
                 found.append(name)
     return found
+
+
+def refuse_repeated_rows(names: Sequence[str], table: str) -> None:
+    """Refuse a table with two rows of one image; which rows, the notes say: image names can hold a patient's number.
+
+    Raises:
+        BadInput: a name comes twice.
+    """
+    first: dict[str, int] = {}
+    places = [
+        (first[name], number) for number, name in enumerate(names, start=1) if first.setdefault(name, number) != number
+    ]
+    if places:
+        error = BadInput(f"{table} lists {len(places)} image(s) more than once; keep one row each.")
+        for one, other in places[:_MAX_NOTES]:
+            error.add_note(f"{table}, data rows {one} and {other}: the same image")
+        raise error
 
 
 def column_values(table: Table, name: str) -> list[str]:

@@ -283,7 +283,7 @@ def test_bad_tables_are_refused_with_the_row(wrists: Path) -> None:
     write_table(wrists, [lines[1].replace(",14.1,L,1,1,", ",14.1,L,1,maybe,"), *lines[2:]])
     assert "dataset.csv, data row 1: a flag other than 1, 0 and blank" in refusal_of(wrists)
     write_table(wrists, [*lines[1:], lines[1]])
-    assert "lists 1 image(s) more than once" in refusal_of(wrists)
+    assert "dataset.csv, data rows 1 and 7: the same image" in refusal_of(wrists)
     write_table(wrists, lines[1:], HEADER.replace("fracture_visible", "fracture"))
     assert "no CSV with the columns filestem, patient_id and fracture_visible" in refusal_of(wrists, "grazpedwri")
 

@@ -137,7 +137,12 @@ def test_a_table_that_lists_an_image_twice_is_refused(make_nih, tmp_path: Path) 
     table = make_nih(tmp_path) / "Data_Entry_2017_v2020.csv"
     lines = table.read_text(encoding="utf-8").splitlines()
     table.write_text("\n".join([*lines, lines[1]]) + "\n", encoding="utf-8")
-    assert "lists 1 image(s) more than once" in refusal_of(tmp_path)
+    text = refusal_of(tmp_path)
+    assert (
+        "lists 1 image(s) more than once" in text
+        and "data rows 1 and 25: the same image" in text
+        and "0000" not in text
+    )
 
 
 def write_drains(root: Path, values: dict[str, str]) -> None:
