@@ -94,12 +94,12 @@ def _targets(files: list[_File]) -> list[str]:
 
 
 def _read_file(file: _File, finder: ImageFinder, images: BoxedImages, faults: Faults) -> None:
-    categories = {item.get("id"): as_text(item.get("name")) for item in file.content["categories"]}
+    categories = {_id(item, "id"): as_text(item.get("name")) for item in file.content["categories"]}
     by_image: dict[object, list[dict[str, Any]]] = {}
     for number, item in enumerate(file.content["annotations"], start=1):
-        by_image.setdefault(item.get("image_id"), []).append({**item, "": f"{file.name}, annotation {number}"})
+        by_image.setdefault(_id(item, "image_id"), []).append({**item, "": f"{file.name}, annotation {number}"})
     for number, item in enumerate(file.content["images"], start=1):
-        name, key = as_text(item.get("file_name")), item.get("id")
+        name, key = as_text(item.get("file_name")), _id(item, "id")
         if not name or key is None:
             faults.add("an image without file_name or id", f"{file.name}, image {number}")
             continue
@@ -134,6 +134,12 @@ def _read_file(file: _File, finder: ImageFinder, images: BoxedImages, faults: Fa
             faults.add("an annotation of an image that is not in the list of images", annotation[""])
 
 
+def _id(item: Mapping[str, Any], key: str) -> int | str | None:
+    """Return an id, None for what cannot be one."""
+    value = item.get(key)
+    return value if isinstance(value, int | str) else None
+
+
 def _find(finder: ImageFinder, name: str, file: _File) -> str | None:
     """Return the image of a file_name: beside the JSON file, in images/ beside it, in a folder of its split, or anywhere if it is unique."""
     folder = PurePosixPath(file.name).parent
@@ -143,8 +149,9 @@ def _find(finder: ImageFinder, name: str, file: _File) -> str | None:
     return finder.exact(of_split[0]) if len(of_split) == 1 else finder.find(name, file.name)
 
 
-def _box(annotation: Mapping[str, Any], categories: Mapping[Any, str], faults: Faults) -> Box | None:
-    target = categories.get(annotation.get("category_id"), "")
+def _box(annotation: Mapping[str, Any], categories: Mapping[int | str | None, str], faults: Faults) -> Box | None:
+    category = _id(annotation, "category_id")
+    target = "" if category is None else categories.get(category, "")
     if not target:
         faults.add("an annotation of a category that is not in the list of categories", annotation[""])
         return None

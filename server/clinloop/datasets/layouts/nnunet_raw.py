@@ -145,12 +145,18 @@ def _read_part(
 
 
 def _splits(folder: Folder, home: str) -> dict[str, Split]:
-    """Return the first fold of splits_final.json, empty without one."""
+    """Return the first fold of splits_final.json, empty without that file."""
     name = next(
         (name for name in folder.files(".json") if name == _within(home, "splits_final.json").rstrip("/")), None
     )
-    folds = read_json(folder, name) if name else None
-    if not isinstance(folds, list) or not folds or not isinstance(folds[0], dict):
+    if name is None:
         return {}
-    parts: tuple[Split, ...] = ("train", "val")
-    return {as_text(case): part for part in parts for case in folds[0].get(part, [])}
+    folds = read_json(folder, name)
+    first = folds[0] if isinstance(folds, list) and folds and isinstance(folds[0], dict) else {}
+    train, val = first.get("train"), first.get("val")
+    if not isinstance(train, list) or not isinstance(val, list):
+        raise BadInput(f'{name} is not a list of {{"train": [cases], "val": [cases]}}; correct or remove it.')
+    found: dict[str, Split] = {as_text(case): "train" for case in train}
+    for case in val:
+        found[as_text(case)] = "val"
+    return found
