@@ -123,7 +123,7 @@ begun = time.monotonic()
 if RANK == 0:
     predict(net, x_val, MEAN, STD)
 validation_s = time.monotonic() - begun  # a first guess of what the last validation will take
-train_s = 2.0 if session.smoke else session.seconds_left() - 2.0 - 3 * validation_s
+train_s = 2.0 if session.smoke else max(2.0, session.seconds_left() - 2.0 - 3 * validation_s)
 begun = time.monotonic()
 step, next_validation, order = 0, 1 / VALIDATIONS, np.empty(0, dtype=np.int64)
 while (progress := seen_by_rank_0((time.monotonic() - begun) / train_s)) < 1:

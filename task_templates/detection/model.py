@@ -97,9 +97,15 @@ def decode_all(paths, size):
     return np.stack(sheets), np.array(scales, np.float32), np.array(sizes, np.float32)
 
 
+def upload(images):
+    """Return an array (B, ...) as a tensor on the device; out of pinned memory, so that the host does not wait for the GPU."""
+    images = torch.as_tensor(images)
+    return images.pin_memory().to(DEVICE, non_blocking=True) if DEVICE.type == "cuda" else images
+
+
 def prepare(images, mean, std):
     """Turn uint8 images (B, height, width) into network input (B, 3, height, width)."""
-    x = torch.as_tensor(images).to(DEVICE).float().div(255).sub(mean).div(std)
+    x = upload(images).float().div(255).sub(mean).div(std)
     return x[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 

@@ -95,6 +95,7 @@ if session.gpus > 1 and "LOCAL_RANK" not in os.environ:  # start once more, as o
 if PROCESSES > 1:
     dist.init_process_group("cpu:gloo,cuda:nccl" if ON_GPU else "gloo")
 torch.manual_seed(session.seed + RANK)
+torch.backends.cudnn.benchmark = True  # every batch has the same shape: the first one tries which algorithm is fastest
 rng = np.random.default_rng(session.seed + RANK)  # every process draws its own order of the cases
 drawn = session.boxes()  # case id -> boxes; an empty list: an expert looked, and there is nothing
 train, val = [case for case in session.train_cases() if case.case_id in drawn], session.val_cases()
