@@ -19,14 +19,14 @@ from model import DEVICE, RANK, autocast, build, decode_all, decode_mask, place,
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))  # one per GPU, started by torchrun
 ON_GPU = DEVICE.type == "cuda"
 ARCH = "convnext_tiny" if ON_GPU else "test_resnet"  # timm name of the encoder
-PX = 512 if ON_GPU else 96  # input side in pixels
+PX = 512 if ON_GPU else 64  # input side in pixels
 BATCH = 16  # images per process
 LEARNING_RATE = 2e-4 if ON_GPU else 1e-3  # peak; the GPU network usually starts pretrained
 WEIGHT_DECAY = 0.05
 WARMUP = 0.05  # of the training time
 CLIP = 1.0  # gradient norm
 THRESHOLD = 0.5  # of the probability, above which a pixel belongs to the mask
-VALIDATIONS = 10  # submissions to the server, spread evenly over the training time
+VALIDATIONS = 10 if ON_GPU else 5  # submissions to the server, spread evenly over the training time
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]; what pretrained weights expect
 
 
