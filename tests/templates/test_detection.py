@@ -195,7 +195,7 @@ def test_all_scripted_edits_together_pass_a_smoke_test(
 def wrists(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Boxes]:
     """What a run sees of drawn wrists of which few training cases have boxes, and the boxes of its validation cases."""
     folder = tmp_path_factory.mktemp("wrists")
-    grazpedwri.write(folder / "graz", images=400, seed=2)
+    grazpedwri.write(folder / "graz", images=600, seed=2)
     ingest(folder / "graz", "wrists", state=folder / "state", key=b"k" * 32)
     stored = folder / "state/datasets/wrists"
     keep_boxes(stored / "view", cases=20)
@@ -254,5 +254,5 @@ def test_the_gain_of_the_student_comes_from_the_cases_that_have_an_image_label_o
     teacher = best("teacher", taught=False)
     student = best("student", taught=True)
     control = best("control", taught=True, without="train += weak\n")
-    assert student > teacher + 0.04
-    assert student > control + 0.03
+    assert student > teacher + 0.05
+    assert student > control + 0.05
