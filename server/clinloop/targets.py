@@ -116,7 +116,7 @@ TARGETS: dict[TaskName, Target] = {
     ),
     "wrist": Target(
         title="Task 3: fractures of the wrist, all training images with boxes",
-        source=Source("grazpedwri", "grazpedwri", 1200),
+        source=Source("grazpedwri", "grazpedwri", 900),
         template="detection",
         trajectory="wrist",
         request=_WRIST_REQUEST,
@@ -124,7 +124,7 @@ TARGETS: dict[TaskName, Target] = {
     ),
     "wrist-5pct": Target(
         title="Task 4: fractures of the wrist, boxes on 5 % of the training images",
-        source=Source("grazpedwri-5pct", "grazpedwri", 1200, ingest={"keep_boxes": 0.05}),
+        source=Source("grazpedwri-5pct", "grazpedwri", 900, ingest={"keep_boxes": 0.05}),
         template="mixed_detection",
         trajectory="wrist-5pct",
         request=_WRIST_REQUEST,
