@@ -66,7 +66,7 @@ class _Progress:
     task_id: str
     incumbent: dict[str, Any] = field(default_factory=dict[str, Any])
     runs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Those of before an interruption."""
+    """Those of an earlier call, all ended."""
 
 
 def read_trajectory(template: str, name: str) -> list[Step]:
@@ -149,6 +149,10 @@ class Agent:
         await self._look(at)
         if at.runs:
             self._screen.note(f"going on after {at.runs[-1]['run']}")
+            for run in at.runs:
+                if run["status"] in _ACTIVE:  # one that an interruption left alone
+                    await self._wait(at, run["run"], run["run"])
+            await self._look(at)
         await self._call("edit_workspace", task_id=at.task_id, operation="view", path="train.py")
         if not at.incumbent:
             baseline = await self._run(at, "baseline", mode="full", request_id=f"baseline {len(at.runs)}")
@@ -157,7 +161,7 @@ class Agent:
         elif at.runs:
             await self._restore(at)  # an interruption may have left half of a step
         for proposal in proposals(plan.steps):
-            if not await self._is_done(at, proposal):
+            if not any(run["status"] in ("succeeded", "failed") for run in _full_runs_of(at.runs, proposal)):
                 await self._propose(at, proposal)
 
     async def _look(self, at: _Progress) -> None:
@@ -165,16 +169,6 @@ class Agent:
         seen = await self._call("read_validation", task_id=at.task_id, view="runs")
         at.runs = seen["runs"]
         at.incumbent = next((run for run in at.runs if run["run"] == seen["incumbent"]), {})
-
-    async def _is_done(self, at: _Progress, proposal: Sequence[Step]) -> bool:
-        """Tell whether a full run of a proposal was decided before an interruption; one that still goes on is waited for."""
-        for run in _full_runs_of(at.runs, proposal):
-            if run["status"] in _ACTIVE:
-                run = await self._wait(at, run["run"], proposal[0].name)  # noqa: PLW2901  # its newest state
-                await self._restore(at)
-            if run["status"] in ("succeeded", "failed"):
-                return True
-        return False
 
     async def _propose(self, at: _Progress, proposal: Sequence[Step]) -> None:
         """Edit and smoke-test until a smoke test passes, run, and go back unless the run is accepted."""
@@ -195,7 +189,11 @@ class Agent:
         await self._restore(at)
 
     async def _restore(self, at: _Progress) -> None:
+        """Go back to the code of the incumbent, unless the workspace is so already."""
         revision = at.incumbent["revision"]
+        changed = await self._call("edit_workspace", task_id=at.task_id, operation="diff", since=revision)
+        if not changed["diff"]:
+            return
         await self._call("edit_workspace", task_id=at.task_id, operation="restore", revision=revision)
 
     async def _run(self, at: _Progress, name: str, **arguments: Any) -> dict[str, Any]:
