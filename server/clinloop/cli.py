@@ -13,7 +13,7 @@ import typer
 
 from clinloop import __version__
 from clinloop.cli_annotate import annotate
-from clinloop.cli_data import data_app
+from clinloop.cli_data import LAYOUT_HELP, data_app
 from clinloop.cli_images import images_app
 from clinloop.cli_reproduce import reproduce
 from clinloop.cli_seal import key_app, read_identity, unseal
@@ -287,9 +287,7 @@ def demo(
         Path | None,
         typer.Option(help="Your own folder of images instead of the drawn stand-in.", exists=True, file_okay=False),
     ] = None,
-    layout: Annotated[
-        str, typer.Option(help="Layout of --data: isic2019, class_folders, csv_manifest, or auto.")
-    ] = "auto",
+    layout: Annotated[str, typer.Option(help=f"Layout of --data: {LAYOUT_HELP}")] = "auto",
     images: Annotated[int, typer.Option(help="Training images of the stand-in.", min=200)] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of stand-in, split and task.")] = 0,
     target: Annotated[

@@ -15,6 +15,12 @@ from clinloop.terminal import StateOption, out, phases, progress_bars, services_
 if TYPE_CHECKING:
     from clinloop.datasets.dataset import Dataset
 
+LAYOUT_HELP = (
+    "auto, or one of isic2019, grazpedwri, siim_acr, neatx, nih_chestxray14, coco, yolo, pascal_voc, hf_imagefolder, medmnist_npz, nnunet_raw, "
+    "mask_folder, dicom_tree, class_folders, csv_manifest."
+)
+"""Written out, because importing the layouts would slow every command."""
+
 data_app = typer.Typer(
     no_args_is_help=True,
     help="Datasets: add, list, show, remove.",
@@ -26,7 +32,7 @@ data_app = typer.Typer(
 def data_add(
     path: Annotated[Path, typer.Argument(help="Folder as it was unpacked.", exists=True, file_okay=False)],
     name: Annotated[str, typer.Option(help="Name of the dataset for agents: letters, digits, - and _.")],
-    layout: Annotated[str, typer.Option(help="isic2019, class_folders, csv_manifest, or auto.")] = "auto",
+    layout: Annotated[str, typer.Option(help=LAYOUT_HELP)] = "auto",
     group_by: Annotated[
         str | None, typer.Option(help="csv_manifest: column that says which images belong together (patient, lesion).")
     ] = None,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -80,6 +82,22 @@ def test_a_folder_is_added_listed_shown_and_removed(tmp_path: Path, class_folder
     assert "exists already" in again.stderr
     assert clinloop("data", "remove", "moles", "--yes", state=state).returncode == 0
     assert "moles" not in clinloop("data", "list", state=state).stdout
+
+
+def test_boxes_of_a_share_of_the_training_images_can_be_kept(tmp_path: Path, class_folders: Path) -> None:
+    root = Path(shutil.copytree(class_folders, tmp_path / "in"))
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    images = [{"id": i, "file_name": name} for i, name in enumerate(files)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [2, 2, 8, 8]} for i in range(0, len(files), 2)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "lesion"}]}
+    (root / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    arguments = ["data", "add", root, "--name", "boxes", "--layout", "coco", "--keep-boxes", "0.2"]
+    added = clinloop(*arguments, "--cache-px", "16", state=tmp_path / "state")
+    assert added.returncode == 0, added.stderr
+    levels = dict(re.findall(r"train: (\d+) cases with supervision (\w+)", added.stdout))
+    assert set(levels.values()) == {"box", "image"}
+    with_boxes, labelled = sorted(levels, key=levels.__getitem__)
+    assert 0 < int(with_boxes) < int(labelled)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ TaskType = Literal["classification", "detection", "segmentation"]
 
 
 class Box(NamedTuple):
-    """A box around a target, in pixels of its image: origin top left, (x, y) is the upper left corner, as in COCO."""
+    """A box around a target, in pixels of its image as it is shown (EXIF orientation applied): origin top left, (x, y) is the upper left
+    corner, as in COCO."""
 
     target: str
     x: float
@@ -26,7 +27,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A mask as an image file."""
+    """A mask as an image file, of the size of its image as it is shown (or, beside a turned photograph, as it is in the file)."""
 
     source: str
     """Path below the root."""
@@ -36,7 +37,7 @@ class MaskFile:
 
 @dataclass(frozen=True, slots=True)
 class MaskRuns:
-    """A mask as runs of pixels of an image of the case's own size; no run = annotated, and empty."""
+    """A mask as runs of pixels of an image of the case's own size as it is shown; no run = annotated, and empty."""
 
     spans: tuple[tuple[int, int], ...]
     """(start, length) with start counted from 0 down the columns, left to right; spans may overlap: their union counts."""

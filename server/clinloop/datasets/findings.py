@@ -194,7 +194,7 @@ class Audit(_Part):
     def truth_lines(self) -> list[str]:
         """Return which truth the cases have, and how large the targets are, as plain lines."""
         lines: list[str] = []
-        for split, levels in self.supervision_by_class.items():
+        for split, levels in self.supervision_by_class.items() if self.truth else ():
             for level, by_class in levels.items():
                 shares = ", ".join(f"{name} {n}" for name, n in by_class.items())
                 lines.append(f"{split}: {sum(by_class.values())} cases with supervision {level} ({shares})")

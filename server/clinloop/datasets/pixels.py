@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from clinloop.datasets import decoding
 from clinloop.datasets.case import Box, MaskFile, MaskRuns
 from clinloop.datasets.decoding import MAX_PIXELS
-from clinloop.datasets.fitting import Frame, Misfit, encode_mask, fit_boxes, fit_mask
+from clinloop.datasets.fitting import OVERHANG, OVERHANG_PX, Frame, Misfit, encode_mask, fit_boxes, fit_mask
 
 THUMBNAIL_PX = 32
 CACHE_OFFSET = 128
@@ -30,7 +30,8 @@ JPEG_QUALITY = 95
 RULES = {
     "stored": f"8-bit RGB; JPEG quality {JPEG_QUALITY} (4:4:4) where the source was JPEG, else PNG; no EXIF, ICC profile or comment",
     **decoding.RULES,
-    "boxes": "in pixels of the upright image, scaled with it; cut where they reach beyond its edge by rounding",
+    "boxes": "in pixels of the upright image, scaled with it, rounded to hundredths of a pixel",
+    "boxes_cut": f"cut at the edge of the image where they reach beyond it by no more than {100 * OVERHANG:g} % of its side or {OVERHANG_PX:g} px",
     "masks": "1-bit PNG of the stored image's size; a pixel is target if at least half of what it covers is, or any of a target too small for that",
     "cache": "Pillow: stored.resize((px, px), BICUBIC, box=centre square), the square side being the shorter side of the image",
 }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from clinloop.cli_data import LAYOUT_HELP
 from clinloop.datasets import vault
 from clinloop.datasets.dataset import Dataset
+from clinloop.datasets.layouts import LAYOUTS
 from clinloop.errors import BadInput
 
 from .conftest import Add, Picture
@@ -152,3 +155,7 @@ def check_nothing_is_left(tmp_path: Path, text: str) -> None:
     assert str(tmp_path) not in text
     assert Dataset.list_names(tmp_path / "state") == []
     assert not list((tmp_path / "state" / "datasets").glob(".building*"))
+
+
+def test_the_command_line_names_every_layout() -> None:
+    assert re.findall(r"\w+", LAYOUT_HELP.split(" of ")[1]) == [layout.name for layout in LAYOUTS]
