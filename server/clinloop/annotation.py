@@ -33,7 +33,8 @@ from clinloop.services import Services
 from clinloop.store.rows import TaskRow
 
 BATCH = 2000
-"""Images that one sandbox predicts; train, validation and test images are mixed in it, so that nothing tells them apart."""
+"""Images that one sandbox predicts. Test images are never in one with others: what a model says of a training image, which agents can
+read, could otherwise tell of a test image."""
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TAKEN = ("case_id", "split", "group", "label", "supervision", "image", "width", "height", "boxes", "mask")
 _UNFINISHED = ("open", "preparing", "evaluating", "awaiting_unseal", "unsealed")
@@ -155,23 +156,30 @@ def _predict(
         remove_tree(place)
         place.mkdir(mode=0o700)
         order = sorted(cases, key=lambda _: secrets.randbits(64))
-        plan = {"model": identity, "names": {secrets.token_hex(6): case.case_id for case in order}}
+        names = {secrets.token_hex(6): case.case_id for case in order}
+        plan = {"model": identity, "names": names, "batches": _batches(names, cases)}
         write_atomic(plan_file, json.dumps(plan))
     names: dict[str, str] = plan["names"]
-    by_id, shuffled = {case.case_id: case for case in cases}, list(names)
+    by_id = {case.case_id: case for case in cases}
     values: dict[str, float] = {}
-    for start in range(0, len(shuffled), BATCH):
-        progress("predicting", start, len(shuffled))
-        batch = shuffled[start : start + BATCH]
-        kept = place / f"batch-{start}.json"
+    for number, batch in enumerate(plan["batches"]):
+        progress("predicting", len(values), len(names))
+        kept = place / f"batch-{number}.json"
         if not kept.is_file():
             view = {names[name]: name for name in batch}
             found = _predict_batch(model, [by_id[case_id] for case_id in view], view, place)
             write_atomic(kept, json.dumps(found))
         found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
         values |= {names[name]: value for name, value in found.items()}
-    progress("predicting", len(shuffled), len(shuffled))
+    progress("predicting", len(names), len(names))
     return values
+
+
+def _batches(names: dict[str, str], cases: Sequence[CaseRow]) -> list[list[str]]:
+    """Return the names batch by batch, those of test images in batches of their own at the end."""
+    hidden = {case.case_id for case in cases if case.split == "test"}
+    parts = ([name for name in names if (names[name] in hidden) == is_hidden] for is_hidden in (False, True))
+    return [part[start : start + BATCH] for part in parts for start in range(0, len(part), BATCH)]
 
 
 def _predict_batch(model: _Model, cases: Sequence[CaseRow], names: dict[str, str], place: Path) -> dict[str, float]:

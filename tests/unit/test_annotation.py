@@ -71,6 +71,25 @@ async def test_every_image_of_every_split_gets_the_probability_of_the_positive_c
     assert "not a label" in said[0] and task in said[0]
 
 
+def spy_on_sandboxes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return a list that gets the splits of the images of each sandbox."""
+    seen: list[list[str]] = []
+    real = annotation._predict_batch
+    monkeypatch.setattr(
+        annotation, "_predict_batch", lambda *given: seen.append([case.split for case in given[1]]) or real(*given)
+    )
+    return seen
+
+
+async def test_no_sandbox_sees_test_images_together_with_images_of_which_an_agent_reads_the_value(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingestion.add(services, draw(tmp_path / "other", seed=5), "other", cache_px=(16,))
+    task, seen = await final_task(services), spy_on_sandboxes(monkeypatch)
+    annotation.annotate(services, "other", model_task=task, column="risk")
+    assert [set(splits) for splits in seen] == [{"train", "val"}, {"test"}]
+
+
 async def test_the_source_of_the_attribute_is_in_the_record_the_audit_the_ledger_and_the_sandbox_table(
     services: Services, tmp_path: Path
 ) -> None:
@@ -130,13 +149,14 @@ async def test_an_annotation_that_was_cut_off_goes_on_with_the_batches_that_it_h
 ) -> None:
     ingestion.add(services, draw(tmp_path / "other", seed=5), "other", cache_px=(16,))
     task = await final_task(services)
-    monkeypatch.setattr(annotation, "BATCH", 40)
+    visible = sum(case.split != "test" for case in all_cases(services, "other"))
+    monkeypatch.setattr(annotation, "BATCH", -(-visible // 2))
 
     class CutOff(Exception):
         pass
 
     def progress(what: str, done: int, total: int) -> None:
-        if done >= 80:
+        if done >= visible:
             raise CutOff
 
     with pytest.raises(CutOff):
@@ -147,11 +167,9 @@ async def test_an_annotation_that_was_cut_off_goes_on_with_the_batches_that_it_h
     times = [path.stat().st_mtime_ns for path in kept]
     assert len(kept) == 2
 
-    seen: list[int] = []
-    real = annotation._predict_batch
-    monkeypatch.setattr(annotation, "_predict_batch", lambda *given: seen.append(len(given[1])) or real(*given))
+    seen = spy_on_sandboxes(monkeypatch)
     annotation.annotate(services, "other", model_task=task, column="risk")
-    assert sum(seen) == len(all_cases(services, "other")) - 80
+    assert sum(map(len, seen)) == len(all_cases(services, "other")) - visible
     assert times == sorted(times)
     assert "risk" in Dataset.load(services.settings.state, "other").attributes
 
