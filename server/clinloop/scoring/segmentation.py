@@ -56,7 +56,7 @@ class MaskCases:
         has = self.has_target
         both = np.maximum(self.predicted + self.true, 1.0)
         dice, iou = 2 * self.shared / both, self.shared / np.maximum(both - self.shared, 1.0)
-        columns = [has, dice * has, iou * has, has & self.is_found, ~has, ~has & ~self.is_found]
+        columns = [has, dice, iou, has & self.is_found, ~has, ~has & ~self.is_found]
         return per_group(np.stack(columns, axis=1).astype(np.float64), self.groups, self.n_groups)
 
 

@@ -23,7 +23,7 @@ def make_cases(seed: int = 0, n: int = 300, *, leak: float = 0.3, missing: float
     truth = random.integers(0, 2, n)
     drain = np.clip(0.5 + 0.35 * (truth - 0.5) + random.normal(0, 0.35, n), 0, 1)
     p = np.clip(0.25 + 0.3 * truth + leak * drain + random.normal(0, 0.15, n), 0, 1)
-    drain = np.where(random.random(n) < missing, np.nan, drain)
+    drain = np.where(random.random(n) < missing, np.nan, np.round(drain, 1))  # 0.5 is often met
     return Cases(
         truth=truth,
         probabilities=np.stack([1 - p, p], axis=1),

@@ -256,3 +256,12 @@ def test_without_an_operating_point_what_needs_one_is_undefined() -> None:
     values = evaluate_once(["precision", "recall", "f1", "ap50"], ONE, joined(truth, found, threshold=np.nan))
     assert np.isnan(values[:3]).all()
     assert values[3] > 0
+
+
+def test_a_box_between_two_takes_the_one_that_coco_gives_it() -> None:
+    truth: Truth = [(TruthBox(0, 0, 0, 20, 20), TruthBox(0, 4, 0, 20, 20))]
+    for other in (6, -2):  # what is left for this box decides at which IoU it is found
+        found: Found = [(Detected(0, 2, 0, 20, 20, 0.9), Detected(0, other, 0, 20, 20, 0.8))]
+        ours = evaluate_once(["ap50", "ap50_95"], ONE, joined(truth, found))
+        assert tuple(ours) == pytest.approx(coco(truth, found), abs=1e-12)
+        assert ours[1] < 0.8
