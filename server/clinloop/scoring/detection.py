@@ -114,9 +114,8 @@ def match(
     threshold: float,
 ) -> BoxCases:
     """Match the boxes of each case and target, best score first, each to the free box of the truth that it overlaps most."""
-    in_order = sorted(
-        range(len(case_ids)), key=case_ids.__getitem__
-    )  # whatever the order of the truth file: equal scores
+    # By id, whatever the order of the truth: it decides between equal scores.
+    in_order = sorted(range(len(case_ids)), key=case_ids.__getitem__)
     ranked: list[Ranked] = []
     for target in range(n_targets):
         scores, places, hits, true_groups = [], [], [], []

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from clinloop.errors import BadInput
+from clinloop.errors import BadInput, BadPredictions
 from clinloop.scoring import detection, segmentation
 from clinloop.scoring.evaluate import AnyCases
 from clinloop.scoring.metrics import OperatingPoint, Scheme, parse_rule
@@ -46,14 +46,17 @@ def read(
         BadPredictions: the file breaks its contract.
     """
     data = _content(file, MAX_BYTES if issued is None else max_submission_bytes(scheme, len(issued)))
-    match scheme.task_type:
-        case "classification":
-            parsed = parse_predictions(data, scheme.classes, issued)
-            return dict(zip(parsed.case_ids, parsed.rows, strict=True))
-        case "detection":
-            return parse_detections(data, scheme.targets, issued)
-        case "segmentation":
-            return parse_masks(data, issued, sizes)
+    try:
+        match scheme.task_type:
+            case "classification":
+                parsed = parse_predictions(data, scheme.classes, issued)
+                return dict(zip(parsed.case_ids, parsed.rows, strict=True))
+            case "detection":
+                return parse_detections(data, scheme.targets, issued)
+            case "segmentation":
+                return parse_masks(data, issued, sizes)
+    except MemoryError:  # the file's fault, or a hostile file could keep an evaluation from ending
+        raise BadPredictions("The predictions file takes more memory than any valid one.") from None
 
 
 def known_truth(rows: Sequence[Sequence[Any]], scheme: Scheme) -> list[TruthCase]:

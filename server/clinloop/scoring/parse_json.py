@@ -34,7 +34,9 @@ def parse_detections(
     """
     found: dict[str, list[Detected]] = {case_id: [] for case_id in issued or ()}
     wrong, extra, crowded = Offences(), Offences(), Offences()
-    for case_id, box in _items(data, _BOX, ("bbox", "category_id", "image_id", "score"), _box(len(targets)), wrong):
+    most = None if issued is None else len(issued) * MAX_DETECTIONS
+    items = _list(data, _BOX, most=most, lists=1)
+    for case_id, box in _items(items, ("bbox", "category_id", "image_id", "score"), _box(len(targets)), wrong):
         boxes = found.get(case_id) if issued is not None else found.setdefault(case_id, [])
         if boxes is None:
             extra.add(shown(case_id.encode(errors="backslashreplace")))
@@ -61,7 +63,8 @@ def parse_masks(
     found: dict[str, Mask] = {}
     known = None if issued is None else set(issued)
     wrong, missing, extra, repeated = Offences(), Offences(), Offences(), Offences()
-    for case_id, mask in _items(data, _MASK, ("counts", "image_id", "size"), _mask, wrong):
+    items = _list(data, _MASK, most=None if known is None else 2 * len(known), lists=2)
+    for case_id, mask in _items(items, ("counts", "image_id", "size"), _mask, wrong):
         name = shown(case_id.encode(errors="backslashreplace"))
         if known is not None and case_id not in known:
             extra.add(name)
@@ -82,14 +85,13 @@ def parse_masks(
 
 
 def _items(
-    data: bytes,
-    valid: str,
+    items: Sequence[object],
     keys: tuple[str, ...],
     read: Callable[[Mapping[str, Any]], _Value | str],
     wrong: Offences,
 ) -> Iterator[tuple[str, _Value]]:
     """Yield id and value of each item; an item that `read` finds wrong is counted."""
-    for number, item in enumerate(_list(data, valid), start=1):
+    for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):
             wrong.add(f"item {number} is no object")
             continue
@@ -108,7 +110,10 @@ def _items(
             yield case_id, value
 
 
-def _list(data: bytes, valid: str) -> list[object]:
+def _list(data: bytes, valid: str, *, most: int | None, lists: int) -> list[object]:
+    """Return the items of a file: at most so many, each with so many lists in it; brackets are counted before anything is built of them."""
+    if most is not None and (data.count(b"{") > most or data.count(b"[") > 1 + lists * most):
+        raise BadPredictions(f"The predictions file has more than {most:,} items, or lists within lists. {valid}")
     try:
         found = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
@@ -119,7 +124,10 @@ def _list(data: bytes, valid: str) -> list[object]:
         raise BadPredictions(f"The predictions file is no JSON{_where(error)}. {valid}") from error
     if not isinstance(found, list):
         raise BadPredictions(f"The predictions file is no JSON list. {valid}")
-    return cast("list[object]", found)
+    items = cast("list[object]", found)
+    if most is not None and len(items) > most:
+        raise BadPredictions(f"The predictions file has more than {most:,} items. {valid}")
+    return items
 
 
 def _where(error: ValueError) -> str:

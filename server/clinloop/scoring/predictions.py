@@ -17,7 +17,9 @@ MAX_BYTES = 200 << 20
 """No predictions file is larger."""
 MAX_DETECTIONS = 100
 """Boxes of one case that count: the usual maxDets of COCO. A file with more is refused."""
-MAX_RUNS = 100_000
+MAX_MASK_BYTES = 64 << 20
+"""No file of masks is larger: run lengths take thirty times as much memory as text."""
+MAX_RUNS = 50_000
 """Run lengths of one mask: a mask of more has the outline of noise."""
 _ID_BYTES, _NUMBER_BYTES, _DETECTION_BYTES, _RUN_BYTES = 128, 40, 320, 10
 
@@ -62,7 +64,7 @@ def max_submission_bytes(scheme: Scheme, n_cases: int) -> int:
         case "detection":
             needed = 1024 + n_cases * MAX_DETECTIONS * _DETECTION_BYTES
         case "segmentation":
-            needed = 1024 + n_cases * (_DETECTION_BYTES + MAX_RUNS * _RUN_BYTES)
+            needed = min(MAX_MASK_BYTES, 1024 + n_cases * (_DETECTION_BYTES + MAX_RUNS * _RUN_BYTES))
     return min(MAX_BYTES, needed)
 
 

@@ -15,6 +15,7 @@ from clinloop.scoring.parse_json import parse_detections, parse_masks
 from clinloop.scoring.predictions import (
     MAX_BYTES,
     MAX_DETECTIONS,
+    MAX_MASK_BYTES,
     MAX_RUNS,
     Detected,
     Mask,
@@ -155,6 +156,18 @@ def test_boxes_of_other_cases_are_refused_and_so_are_too_many_of_one() -> None:
     assert "not issued: 'c1.png'" in refusal(json.dumps([{**BOX, "image_id": "c1.png"}]).encode())
     assert f"keep the {MAX_DETECTIONS} best" in refusal(json.dumps([BOX] * (MAX_DETECTIONS + 5)).encode())
     assert len(boxes(*[BOX] * MAX_DETECTIONS)["c1"]) == MAX_DETECTIONS
+    assert "more than 300 items" in refusal(json.dumps([BOX] * (3 * MAX_DETECTIONS + 1)).encode())
+
+
+@pytest.mark.parametrize(
+    "item", [b"{}", b"[]", b"0", b"[[[]]]", b'{"image_id":"c1","size":[1,1],"counts":[1],"x":[[[[]]]]}'], ids=range(5)
+)
+def test_a_flood_of_items_is_refused_before_anything_is_built_of_it(item: bytes) -> None:
+    data = b"[" + b",".join([item] * (60_000_000 // len(item) // 4)) + b"]"
+    for of_masks in (False, True):
+        started = time.process_time()
+        assert "items" in refusal(data, of_masks=of_masks)
+        assert time.process_time() - started < 5
 
 
 def test_a_mask_with_the_outline_of_noise_is_refused() -> None:
@@ -238,4 +251,4 @@ def test_whatever_is_cut_out_of_or_changed_in_a_file_is_refused_or_read_and_noth
 
 def test_no_file_may_be_larger_than_its_cases_need() -> None:
     assert max_submission_bytes(BOXES, 3) < 200_000
-    assert max_submission_bytes(BOXES, 10**6) == max_submission_bytes(MASKS, 10**6) == MAX_BYTES
+    assert (max_submission_bytes(BOXES, 10**6), max_submission_bytes(MASKS, 10**6)) == (MAX_BYTES, MAX_MASK_BYTES)

@@ -458,6 +458,9 @@ def test_a_nested_bomb_of_a_file_ends_as_bad_predictions() -> None:
     for data in (b"[" * 1_000_000, b"[" + b"{}," * 500_000 + b"{}]"):
         with pytest.raises(BadPredictions):
             service.score_predictions(data, truth, scheme=BOXES, metrics=[], primary="ap50", intervals=False)
+    runs = b'[{"image_id":"m000","size":[1,1],"counts":[' + b"1000," * 24_000_000 + b"1]}]"
+    with pytest.raises(BadPredictions, match="more memory than any valid one"):
+        service.read_predictions(runs, scheme=MASKS, limits=ChildLimits(memory_bytes=1 << 29))
     with pytest.raises(BadPredictions, match="bytes"):
         service.read_predictions(b" " * 4_000_000, scheme=BOXES, expected=[case.case_id for case in truth])
 
