@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 from mcp import Client
 from PIL import Image
+from pyrage.x25519 import Identity
 
 from clinloop import ingestion, templates
 from clinloop.app import build
@@ -117,8 +121,8 @@ async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerat
         yield found
 
 
-async def begin(agent: Agent, folder: Path, kind: str, **spec: Any) -> str:
-    ingestion.add(agent.services, folder, "dots", cache_px=(16,))  # type: ignore[attr-defined]
+async def begin(agent: Agent, folder: Path, kind: str, *, seal: tuple[str, ...] = (), **spec: Any) -> str:
+    ingestion.add(agent.services, folder, "dots", cache_px=(16,), seal=seal)  # type: ignore[attr-defined]
     given = {"objective": "Mark the bright dots.", "task_type": kind, "budget": "demo", "acceptance": "paper"} | spec
     task = await agent.call("init_task", dataset="dots", request="Mark the bright dots for me.", spec=given)
     return task["task_id"]
@@ -159,6 +163,31 @@ async def test_an_agent_takes_boxes_or_masks_to_a_report_that_verifies(
     assert "Confusion matrices" not in page
     stored = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))
     assert [check["agreeing"] == check["n"] > 0 for check in stored["integrity"]["canaries"]] == [True, True]
+
+
+async def test_sealed_masks_are_scored_when_the_key_opens_them(agent: Agent, tmp_path: Path) -> None:
+    identity, state = Identity.generate(), tmp_path / "state"
+    task_id = await begin(
+        agent, draw_dots(tmp_path / "dots", "segmentation"), "segmentation", seal=(str(identity.to_public()),)
+    )
+    (state / "settings.json").write_text('{"image": "minimal"}', encoding="utf-8")  # for the command line
+    await agent.run(task_id)
+    await agent.call(
+        "edit_workspace", task_id=task_id, operation="replace", path="train.py", old="LEVEL = 250", new="LEVEL = 165"
+    )
+    assert (await agent.run(task_id, hypothesis="The dots are darker than the threshold."))["decision"] == "accepted"
+    assert (await agent.finalize(task_id, "run1"))["status"] == "awaiting_unseal"
+
+    options = ["--identity", "-", "--state", state, "--sandbox", "none", "--i-accept-no-isolation"]
+    command = [sys.executable, "-m", "clinloop", "unseal", task_id, *map(str, options)]
+    opened = await anyio.to_thread.run_sync(
+        lambda: subprocess.run(command, input=f"{identity}\n", capture_output=True, text=True, check=False, timeout=300)
+    )
+    assert opened.returncode == 0, opened.stderr
+    final = await agent.finalize(task_id, "run1")
+    assert final["status"] == "evaluated", final
+    metrics = {metric["name"]: metric for metric in final["result"]["metrics"]}
+    assert metrics["dice"]["refined"]["value"] == 1.0
 
 
 async def test_predictions_that_are_no_boxes_fail_the_run_with_what_is_wrong(agent: Agent, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _tile(case: CaseRow, cell: int, targets: Sequence[str]) -> Image.Image:
     draw = ImageDraw.Draw(small)
     if case.mask is not None:
         with Image.open(case.mask) as mask:
-            area = mask.convert("L").resize(size, Image.Resampling.BOX).point(lambda value: 255 if value >= 64 else 0)
+            area = mask.convert("L").resize(size, Image.Resampling.BOX).point([0] * 64 + [255] * 192)
         small.paste(COLOURS[0], mask=ImageChops.subtract(area, area.filter(ImageFilter.MinFilter(3))))
     for box in case.boxes or ():
         colour = COLOURS[targets.index(box.target) % len(COLOURS)]
