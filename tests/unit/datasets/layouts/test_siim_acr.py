@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from clinloop.datasets.case import Case, LayoutOptions, LayoutResult, MaskFile, MaskRuns
+from clinloop.datasets.dataset import Dataset
 from clinloop.datasets.layouts import choose_layout
 from clinloop.datasets.layouts.folder import Folder
 from clinloop.datasets.layouts.siim_runs import decode_runs, reduced
@@ -270,3 +272,39 @@ def test_decoding_agrees_with_the_definition_of_the_competition_on_random_masks(
 def test_reducing_to_the_same_size_changes_nothing() -> None:
     spans = ((5, 10), (1024 * 1024 - 3, 3))
     assert reduced(spans, (1024, 1024)) == spans
+
+
+def test_ingested_films_are_upright_their_masks_lie_where_the_runs_say_and_no_header_value_stays(
+    tmp_path: Path, add: Callable[..., Dataset]
+) -> None:
+    names = tuple(UID.format(n) for n in range(400, 424))
+    bright = np.zeros((60, 80), bool)
+    bright[5:14, 2:4] = True
+    for at, name in enumerate(names):
+        coarse = np.random.default_rng(at).integers(0, 100, (7, 9)).astype(np.uint8)
+        film = np.asarray(Image.fromarray(coarse).resize((80, 60), Image.Resampling.BICUBIC)).copy()
+        film[bright] = 255
+        facts = {"PatientID": f"p{at // 2}", "PatientName": "Doe^Jane"}
+        if at % 3 == 0:
+            film, facts = 255 - film, facts | {"PhotometricInterpretation": "MONOCHROME1"}
+        write_dicom(tmp_path / "src" / f"{name}.dcm", film, **facts)
+    runs = {True: "125 9 51 9", False: "-1"}  # column 2 from row 5, then column 3 from row 5
+    write_runs(tmp_path / "src", "".join(f"{name}, {runs[at % 4 < 2]}\n" for at, name in enumerate(names)))
+    dataset = add(tmp_path / "src")
+    assert (dataset.record.layout, dataset.record.task_type, dataset.record.group_kind) == (
+        "siim_acr",
+        "segmentation",
+        "patient",
+    )
+    rows = [row for row in dataset.cases() if row.split != "test"]
+    assert {row.label for row in rows} == {"no pneumothorax", "pneumothorax"}
+    for row in rows:
+        with Image.open(row.image) as image:
+            assert np.array_equal(np.asarray(image.convert("L")) > 200, bright)
+        if row.split == "train" and row.mask is not None:
+            with Image.open(row.mask) as mask:
+                assert np.array_equal(
+                    np.asarray(mask, bool), bright if row.label == "pneumothorax" else np.zeros_like(bright)
+                )
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("view/**/*") if path.is_file())
+    assert b"Doe" not in everything and b"p11" not in everything
