@@ -58,7 +58,7 @@ def choose_layout(folder: Folder, name: str, options: LayoutOptions) -> Choice:
 
     Raises:
         Unknown: no layout has this name.
-        BadInput: nothing fits, and the text says what each layout looked for; or several annotation formats fit alike.
+        BadInput: nothing fits, and the text says what each layout looked for; or several datasets or annotation formats fit alike.
     """
     if name != "auto":
         layout = next((item for item in LAYOUTS if item.name == name), None)
@@ -73,7 +73,13 @@ def choose_layout(folder: Folder, name: str, options: LayoutOptions) -> Choice:
             f"The folder fits no layout. Tried: {tried}. Name a layout and its columns if the data is there under other names."
         )
     alike = [(layout, result) for layout, result in found if result.score == detection.score]
-    if len(alike) > 1 and detection.score < CERTAIN:
+    if len(alike) > 1 and detection.score == CERTAIN:
+        sets = "; ".join(f"{layout.name} ({result.reason})" for layout, result in alike)
+        raise BadInput(
+            f"The folder holds {len(alike)} public datasets: {sets}. Give the folder of the one to add, or name it "
+            f'(layout="{alike[0][0].name}").'
+        )
+    if len(alike) > 1:
         formats = "; ".join(f"{layout.name} ({result.reason})" for layout, result in alike)
         raise BadInput(
             f"The folder fits {len(alike)} layouts alike: {formats}. They may tell different things of the same images, so name the one to use "

@@ -13,6 +13,7 @@ from clinloop.datasets.layouts.boxed import Faults
 from clinloop.datasets.layouts.folder import ExcludedTally, Folder, Table, clean_value
 from clinloop.datasets.layouts.nih_chestxray14 import (
     ATTRIBUTES,
+    DRAIN_COLUMNS,
     Film,
     entries_table,
     film_value,
@@ -31,7 +32,7 @@ from clinloop.errors import BadInput
 
 CLASSES = ("no drain", "drain")
 _DISEASE = "Pneumothorax"
-_KEY, _DRAIN = "Image Index", "Drain"
+_KEY, _DRAIN = DRAIN_COLUMNS
 _VALUES = {"0": False, "1": True, "2": True}
 """2 = present, as users of the file read it."""
 
@@ -100,7 +101,7 @@ class Neatx:
 
 
 def _drains_table(folder: Folder) -> str | None:
-    return next(iter(find_tables(folder, (_KEY, _DRAIN))), None)
+    return next(iter(find_tables(folder, DRAIN_COLUMNS)), None)
 
 
 def _drains(table: Table, base: str, faults: Faults) -> dict[str, bool]:

@@ -30,6 +30,8 @@ ATTRIBUTES = ("age", "sex", "view", "follow_up")
 _SAME = {"infiltrate": "infiltration"}
 _LISTS: dict[str, Split] = {"train_val_list.txt": "train", "test_list.txt": "test"}
 _KEY, _FINDINGS = "Image Index", "Finding Labels"
+DRAIN_COLUMNS = ("Image Index", "Drain")
+"""Columns of the table of NEATX, whose films are these."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class NihChestXray14:
         base = PurePosixPath(name).name
         if not folder.images:
             return Detection(0.0, f"there is a {base}, but no image")
-        return Detection(0.9, f"found {base} and {len(folder.images)} images")
+        has_drains = bool(find_tables(folder, DRAIN_COLUMNS))  # then it is NEATX unless this layout is asked for
+        return Detection(0.9 if has_drains else 1.0, f"found {base} and {len(folder.images)} images")
 
     def read(self, folder: Folder, options: LayoutOptions) -> LayoutResult:
         """Return the cases; `label_column` is the finding (default Pneumothorax), `attributes` may name other findings.

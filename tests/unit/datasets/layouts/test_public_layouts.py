@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clinloop.datasets.case import LayoutOptions
-from clinloop.datasets.layouts import LAYOUTS
+from clinloop.datasets.layouts import LAYOUTS, choose_layout
 from clinloop.datasets.layouts.folder import Folder
 from clinloop.errors import BadInput
 
@@ -99,3 +99,30 @@ def test_damaged_files_are_refused_or_read_and_never_a_bug(
             n_refused += 1
             assert str(tmp_path) not in str(refusal) + str(getattr(refusal, "__notes__", ""))
     assert n_refused > 3
+
+
+def test_a_folder_of_several_public_sets_is_refused_until_one_is_named(tmp_path: Path) -> None:
+    for name, write in (("siim", write_siim), ("graz", write_graz)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    folder = Folder(tmp_path)
+    with pytest.raises(
+        BadInput, match=r"holds 2 public datasets: grazpedwri \(found .*\); siim_acr \(found .*Give the folder"
+    ):
+        choose_layout(folder, "auto", LayoutOptions())
+    for name in ("siim_acr", "grazpedwri"):
+        assert len(choose_layout(folder, name, LayoutOptions()).layout.read(folder, LayoutOptions()).cases) == 4
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(write_siim, "siim_acr"), (write_nih, "neatx"), (write_graz, "grazpedwri")],
+    ids=["siim", "nih", "graz"],
+)
+def test_public_sets_in_doubled_folders_are_found_among_the_formats_that_they_also_hold(
+    write: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
+    inner = tmp_path / "archive" / "archive"
+    inner.mkdir(parents=True)
+    write(inner)
+    assert choose_layout(Folder(tmp_path), "auto", LayoutOptions()).layout.name == name
