@@ -15,8 +15,6 @@ from clinloop.errors import BadInput
 __all__ = ["BACKGROUND", "BoxedImages", "Faults", "box_around", "classes_of", "detection_result"]
 
 BACKGROUND = "background"
-_MIN_GROUPS = 4
-"""Groups that an image-level label needs: one a part of the split, and one to spare."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,6 @@ def detection_result(folder: Folder, options: LayoutOptions, found: BoxedImages)
         )
         for case in found.cases
     ]
-    if len(targets) > 1:
-        cases = _without_rare(cases, found.tally)
     return LayoutResult(
         cases=cases,
         classes=classes_of(targets, {case.label for case in cases}),
@@ -88,25 +84,11 @@ def detection_result(folder: Folder, options: LayoutOptions, found: BoxedImages)
     )
 
 
-def _without_rare(cases: list[Case], tally: ExcludedTally) -> list[Case]:
-    """Leave out images whose label has too few groups to be in every part of a split; their boxes may be of any target."""
-    groups: dict[str, set[str]] = {}
-    for case in cases:
-        if case.split != "test":
-            groups.setdefault(case.label, set()).add(case.group or f"\0{case.source}")
-    kept = [case for case in cases if len(groups.get(case.label, ())) >= _MIN_GROUPS]
-    if len(kept) < 0.9 * len(cases):
-        return cases  # a small dataset rather than a rare label: the split says which class needs more
-    for case in cases:
-        if len(groups.get(case.label, ())) < _MIN_GROUPS:
-            tally.add("an image whose most frequent target is that of too few others", case.source, case.split)
-    return kept
-
-
 def classes_of(targets: Sequence[str], labels: set[str]) -> list[str]:
-    """Return the image-level classes in their order: those that are there."""
-    wanted = [f"no {targets[0]}", targets[0]] if len(targets) == 1 else [BACKGROUND, *targets]
-    return [name for name in wanted if name in labels]
+    """Return the image-level classes in their order: of one target both, of several those that an image has."""
+    if len(targets) == 1:
+        return [f"no {targets[0]}", targets[0]]
+    return [name for name in (BACKGROUND, *targets) if name in labels]
 
 
 def box_around(points: Sequence[tuple[float, float]], target: str) -> Box:

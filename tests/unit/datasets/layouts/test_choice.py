@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from clinloop.datasets.case import LayoutOptions
+from clinloop.datasets.dataset import Dataset
 from clinloop.datasets.layouts import LAYOUTS, Choice, choose_layout
 from clinloop.datasets.layouts.folder import Folder
 from clinloop.errors import BadInput
@@ -102,6 +104,11 @@ def csv_manifest(root: Path) -> None:
 WRITERS = [coco, yolo, pascal_voc, hf_imagefolder, mask_folder, nnunet_raw, class_folders, csv_manifest]
 
 
+def n_stored(dataset: Dataset) -> int:
+    with (dataset.vault / "cases.csv").open(encoding="utf-8", newline="") as file:
+        return len(dataset.cases()) + len(list(csv.DictReader(file)))
+
+
 def choose(root: Path) -> Choice:
     return choose_layout(Folder(root), "auto", LayoutOptions())
 
@@ -133,6 +140,24 @@ def test_masks_of_every_format_are_stored_alike(write: Writer, tmp_path: Path, a
         assert case.mask is not None and case.supervision == "mask"
         with Image.open(case.mask) as mask:
             assert mask.getbbox() == (None if case.label.startswith("no ") else (12, 9, 24, 18))
+
+
+def test_a_detection_set_without_negatives_and_with_a_rare_target_keeps_every_image(tmp_path: Path, add) -> None:
+    (tmp_path / "data").mkdir()
+    coco(tmp_path / "data")
+    path = tmp_path / "data" / "annotations.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["annotations"] += [
+        box | {"id": 100 + box["id"], "image_id": box["image_id"] + 1} for box in content["annotations"]
+    ]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    dataset = add(tmp_path / "data", "one")
+    assert dataset.classes == ["no fracture", "fracture"] and n_stored(dataset) == N
+    content["categories"].append({"id": 2, "name": "metal"})
+    content["annotations"][0]["category_id"] = 2
+    path.write_text(json.dumps(content), encoding="utf-8")
+    dataset = add(tmp_path / "data", "two")
+    assert dataset.targets == ["fracture", "metal"] and n_stored(dataset) == N
 
 
 def test_two_box_formats_in_one_folder_are_refused_until_one_is_named(tmp_path: Path) -> None:
