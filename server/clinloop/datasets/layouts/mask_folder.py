@@ -9,57 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 from clinloop.datasets.case import Case, Detection, LayoutOptions, LayoutResult, MaskFile
-from clinloop.datasets.layouts.columns import ImageFinder
 from clinloop.datasets.layouts.documents import split_in_folders
 from clinloop.datasets.layouts.faults import Faults
 from clinloop.datasets.layouts.folder import SPLIT_NAMES, ExcludedTally, Folder, listed
+from clinloop.datasets.layouts.mask_pairs import MASK_WORDS, Pair, pair_masks
 from clinloop.datasets.layouts.masked import MaskedImages, look_at, segmentation_result, union, values_of
 from clinloop.datasets.layouts.sidecar import Rows
 from clinloop.errors import BadInput
 
-_WORDS = frozenset(
-    [
-        "mask",
-        "masks",
-        "gt",
-        "groundtruth",
-        "groundtruths",
-        "annotation",
-        "annotations",
-        "label",
-        "labels",
-        "segmentation",
-        "segmentations",
-        "segmentationclass",
-        "seg",
-        "segs",
-        "segmap",
-        "manual",
-        "manualmask",
-    ]
-)
-_SUFFIX = re.compile(
-    r"^(?P<base>.+?)[ _.-]+(?P<kind>(?:[a-z]+[ _-])?(?:mask|masks|seg|segm|segmentation|gt|ground[_-]?truth|label|labels|annotation|manual)|lesion)"
-    r"[ _-]?\(?\d{0,3}\)?$",
-    re.IGNORECASE,
-)
-_PREFIX = re.compile(r"^(?P<kind>mask|seg|label|gt)[ _-]+(?P<base>.+)$", re.IGNORECASE)
-_OF_IMAGES = re.compile(r"[ _-](image|img|original|training|test|input)$", re.IGNORECASE)
-_NOT_TARGETS = _WORDS | {"ground", "truth", "input", "image", "images", "data", "dataset", "task", "part", "png", "jpg", "tif", "binary", "class", "final", *SPLIT_NAMES}  # fmt: skip
+_NOT_TARGETS = MASK_WORDS | {"ground", "truth", "input", "image", "images", "data", "dataset", "task", "part", "png", "jpg", "tif", "binary", "class", "final", *SPLIT_NAMES}  # fmt: skip
 _NOT_CLASSES = re.compile(
     r"images?|imgs?|inputs?|originals?|data|.*_(images?|input|jpe?g|png)|(cxr|jpe?g|png|tiff?|bmp)(_.*)?", re.IGNORECASE
 )
 _MAX_FOLDERS = 20
-
-
-class _Pair(NamedTuple):
-    image: str
-    mask: str
-    kind: str
-    """What distinguishes masks of several kinds: the folder or the ending of the name."""
 
 
 class MaskFolder:
@@ -72,7 +36,7 @@ class MaskFolder:
 
     def detect(self, folder: Folder, options: LayoutOptions) -> Detection:
         """Look for images that pair with others whose names or folders are those of masks and that look like masks."""
-        pairs, unpaired = _pair(folder)
+        pairs, unpaired = pair_masks(folder)
         if not pairs:
             return Detection(0.0, "no image has a mask of its name")
         if len(unpaired) > len(pairs):
@@ -91,7 +55,7 @@ class MaskFolder:
         """
         if (found := self.detect(folder, options)).score == 0:
             raise BadInput(f"This is not the layout mask_folder: {found.reason}; it needs {self.looks_for}.")
-        every, unpaired = _pair(folder)
+        every, unpaired = pair_masks(folder)
         pairs, kind = _of_one_kind(every, options.label_column)
         tally, faults, notes, cases = ExcludedTally(), Faults(), list[str](), list[Case]()
         values = values_of(folder.root, [pair.mask for pair in pairs], notes)
@@ -115,53 +79,7 @@ class MaskFolder:
         return segmentation_result(folder, options, MaskedImages(cases, target, tally, notes, _class_folders(by_image)))
 
 
-def _pair(folder: Folder) -> tuple[list[_Pair], list[str]]:
-    """Return which image has which masks, and the masks without image."""
-    in_mask_folder = {name: kind for name in folder.images if (kind := _mask_folder(name))}
-    plain = [name for name in folder.images if name not in in_mask_folder]
-    stems = {PurePosixPath(name).stem for name in plain}
-    beside = {name: base for name in plain if (base := _base(PurePosixPath(name).stem)) and base[0] in stems}
-    images = [name for name in plain if name not in beside]
-    finder, bare = ImageFinder(images), _without_ending(images)
-    pairs: list[_Pair] = []
-    unpaired: list[str] = []
-    for name in sorted([*in_mask_folder, *beside]):
-        path = PurePosixPath(name)
-        base, ending = _base(path.stem) or (path.stem, "")
-        kind = in_mask_folder.get(name) or ending
-        found = finder.nearest(path) or finder.nearest(path, base) or bare.get(base) or bare.get(path.stem)
-        if found:
-            pairs.append(_Pair(found, name, kind))
-        else:
-            unpaired.append(name)
-    return pairs, unpaired
-
-
-def _mask_folder(name: str) -> str:
-    """Return the folder above a file that is named like one of masks, "" if none is."""
-    for part in reversed(PurePosixPath(name).parts[:-1]):
-        letters = re.sub(r"[^a-z]", "", part.casefold())
-        if "groundtruth" in letters or _WORDS & set(re.split(r"[^a-z]+", part.casefold())) or letters in _WORDS:
-            return part
-    return ""
-
-
-def _base(stem: str) -> tuple[str, str] | None:
-    """Return the name of the image that the name of a mask holds, and what is added to it."""
-    found = _SUFFIX.match(stem) or _PREFIX.match(stem)
-    return (found["base"], found["kind"].casefold()) if found else None
-
-
-def _without_ending(images: Iterable[str]) -> dict[str, str]:
-    """Return images by their name without _image, _training, …."""
-    return {
-        bare: name
-        for name in images
-        if (bare := _OF_IMAGES.sub("", PurePosixPath(name).stem)) != PurePosixPath(name).stem
-    }
-
-
-def _of_one_kind(pairs: list[_Pair], wanted: str | None) -> tuple[list[_Pair], str]:
+def _of_one_kind(pairs: list[Pair], wanted: str | None) -> tuple[list[Pair], str]:
     """Return the pairs of the kind asked for, or of the only one there is.
 
     Raises:
@@ -181,9 +99,9 @@ def _of_one_kind(pairs: list[_Pair], wanted: str | None) -> tuple[list[_Pair], s
     return pairs, kinds[0] if len(kinds) == 1 else ""
 
 
-def _target(kind: str, pairs: list[_Pair]) -> str:
+def _target(kind: str, pairs: list[Pair]) -> str:
     """Return what the masks show, if their folder or the ending of their names says so."""
-    endings = {found[1] for pair in pairs if (found := _base(PurePosixPath(pair.mask).stem))}
+    endings = {pair.ending for pair in pairs} - {""}
     for text in (kind, *(endings if len(endings) == 1 else ())):
         spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
         words = [

@@ -87,6 +87,30 @@ def test_several_masks_of_one_image_beside_it_are_one_and_class_folders_are_an_a
     assert runs.spans == (*((45 * x + 10, 15) for x in range(10, 30)), (45 * 40, 2))
 
 
+@pytest.mark.parametrize(
+    "top", ["Lung Segmentation", "Dataset_BUSI_with_GT", "Infection Segmentation Data/Train/COVID-19"]
+)
+def test_a_dataset_named_after_its_masks_is_told_from_its_folder_of_masks(tmp_path: Path, picture, top: str) -> None:
+    for i in range(4):
+        save(picture(i), tmp_path / top / "CXR_png" / f"CHNCXR_{i}_left.png")
+        save(mask(), tmp_path / top / "masks" / f"CHNCXR_{i}_left_mask.png")
+    result = read(tmp_path)
+    assert [case.source for case in result.cases] == [f"{top}/CXR_png/CHNCXR_{i}_left.png" for i in range(4)]
+    assert not result.excluded and result.targets == ["target"]
+
+
+def test_two_parts_named_after_their_masks_keep_their_images(tmp_path: Path, picture) -> None:
+    for part in ("Infection Segmentation Data", "Lung Segmentation Data"):
+        for split in ("Train", "Test"):
+            for i in range(2):
+                name = f"{part[0]}{split}{i}.png"
+                save(picture(i), tmp_path / part / split / "images" / name)
+                save(mask(), tmp_path / part / split / "lung masks" / name)
+    result = read(tmp_path)
+    assert len(result.cases) == 8 and {case.split for case in result.cases} == {"train", "test"}
+    assert result.targets == ["lung"] and not result.excluded
+
+
 def test_a_word_for_the_target_in_the_name_of_the_masks_is_used(tmp_path: Path, picture) -> None:
     for i in range(3):
         save(picture(i), tmp_path / "PH2" / f"IMD{i}" / f"IMD{i}_Dermoscopic_Image" / f"IMD{i}.bmp")
