@@ -144,7 +144,7 @@ def _read(path: Path, name: str, options: LayoutOptions) -> LayoutResult:
         attributes=[],
         excluded=ExcludedTally().result(),
         problems=problems,
-        notes=["MedMNIST tells no patients; its official split is used, near-duplicates are grouped."],
+        notes=["MedMNIST tells no patients, so only near-duplicates are grouped; its official test set is kept."],
     )
 
 

@@ -66,7 +66,8 @@ class Yolo:
         names = (yaml.names if yaml else None) or _names_in_text(folder)
         tally, faults, cases = ExcludedTally(), Faults(), list[Case]()
         used: set[str] = set()
-        seen: Counter[int] = Counter()
+        seen: set[int] = set()
+        any_outline = False
         for source, split in (yaml or YoloYaml("", {}, {})).splits(folder, tally, notes):
             name = labels.of(source)
             if name is None and not labels.cover(source):
@@ -79,10 +80,13 @@ class Yolo:
                 tally.add("an image that cannot be read", source, split)
                 continue
             seen.update(item.number for item in objects)
+            any_outline |= any(len(item.values) > 4 for item in objects)
             cases.append(Case(source, "", None, split, boxes=_boxes(objects, names, size)))
         faults.refuse()
         for name in sorted(labels.names - used - labels.of_any(folder.images)):
             tally.add("a label file without an image", name)
+        if any_outline:
+            notes.append("Outlines count as the boxes around them.")
         if not names:
             notes.append("No file names the classes; they are called by their number.")
         targets = [_called(number, names) for number in sorted(names or seen)]
@@ -103,9 +107,16 @@ class _Labels:
         beside = {str(PurePosixPath(source).with_suffix(".txt")) for source in folder.images}
         self.names = {name for name in names if name in beside or _is_in_labels(name)}
         self._folders = {PurePosixPath(name).parent for name in self.names}
+        # A label file that lies where the format puts none may be that of the only image of its name.
+        placed = {name for source in folder.images if (name := self._beside(source))}
+        stems = Counter(PurePosixPath(name).stem for name in [*folder.images, *(self.names - placed)])
+        self._apart = {stem: name for name in self.names - placed if stems[stem := PurePosixPath(name).stem] == 2}
 
     def of(self, source: str) -> str | None:
-        """Return the label file of an image."""
+        """Return the label file of an image: where the format puts it, else the only one of its name in a folder of labels."""
+        return self._beside(source) or self._apart.get(PurePosixPath(source).stem)
+
+    def _beside(self, source: str) -> str | None:
         return next((str(path) for path in _label_paths(source) if str(path) in self.names), None)
 
     def of_any(self, sources: Sequence[str]) -> set[str]:
@@ -135,7 +146,7 @@ def _label_paths(source: str) -> list[PurePosixPath]:
 
 
 def _is_in_labels(name: str) -> bool:
-    return any(part.casefold() in {"labels", "label"} for part in PurePosixPath(name).parts[:-1])
+    return any(re.match(r"labels?\b|yolo", part.casefold()) for part in PurePosixPath(name).parts[:-1])
 
 
 def _parse(text: str, name: str, names: dict[int, str] | None, faults: Faults) -> list[_Object]:

@@ -63,6 +63,7 @@ def test_relative_boxes_become_pixels_and_outlines_the_box_around_them(write: Wr
         (10, 10, 20, 20),
     ]
     assert (one.label, two.label, two.boxes) == ("fracture", "no fracture", ())
+    assert any("Outlines" in note for note in result.notes)
 
 
 def test_boxes_are_relative_to_the_image_as_it_is_shown(write: Write, tmp_path: Path) -> None:
@@ -138,6 +139,25 @@ def test_label_files_beside_images_are_found_and_patients_in_names_are_groups(wr
         write({f"patient{p}_{v}": BOX if v else "" for p in (3, 12) for v in (0, 1)}, images="all", labels_in="all")
     )
     assert result.group_kind == "patient" and [case.group for case in result.cases] == ["12", "12", "3", "3"]
+
+
+def test_labels_in_a_folder_of_another_tree_are_found_by_name(write: Write) -> None:
+    """FracAtlas: images/Fractured, images/Non_fractured and Annotations/YOLO; a missing file says nothing here."""
+    root = write({"Fractured/1": None, "Non_fractured/2": None, "Non_fractured/3": None})
+    (root / "Annotations" / "YOLO").mkdir(parents=True)
+    for name, text in {"1": BOX, "2": ""}.items():
+        (root / "Annotations" / "YOLO" / f"{name}.txt").write_text(text, encoding="utf-8")
+    result = read(root)
+    assert [(case.source, case.label) for case in result.cases] == [
+        ("images/Fractured/1.png", "fracture"), ("images/Non_fractured/2.png", "no fracture"),
+    ]  # fmt: skip
+    assert [(item.reason, item.count) for item in result.excluded] == [("an image of a folder without label files", 1)]
+
+
+def test_an_unlabelled_image_does_not_take_the_labels_of_its_namesake_in_another_split(write: Write) -> None:
+    result = read(write({"train/1": BOX, "train/2": BOX, "test/1": None}))
+    assert [case.source for case in result.cases] == ["images/train/1.png", "images/train/2.png"]
+    assert [(item.examples, item.split) for item in result.excluded] == [(("images/test/1.png",), "test")]
 
 
 def test_a_label_file_without_an_image_and_an_unreadable_image_are_left_out(write: Write) -> None:
