@@ -53,7 +53,7 @@ def tubes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def nih(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("standin") / "nih"
-    nih_chestxray14.write(out, images=IMAGES, seed=SEED)
+    nih_chestxray14.write(out, images=60, seed=SEED)
     return out
 
 
@@ -172,7 +172,7 @@ def test_nih_has_commas_inside_its_header_and_lists_that_share_no_patient(nih: P
         for part in ("train_val_list.txt", "test_list.txt")
     }
     assert not patients["train_val_list.txt"] & patients["test_list.txt"]
-    assert len(list(nih.glob("images_*/images/*.png"))) == len(labels) - 1 == IMAGES
+    assert len(list(nih.glob("images_*/images/*.png"))) == len(labels) - 1 == 60
     assert {name for row in labels[1:] for name in row[1].split("|")} - {"No Finding"} <= {
         *chests.FINDINGS,
         "Pneumothorax",
@@ -181,7 +181,7 @@ def test_nih_has_commas_inside_its_header_and_lists_that_share_no_patient(nih: P
         x, y, width, height = map(float, row[2:6])
         assert 0 <= x < x + width <= chests.SIDE
         assert 0 <= y < y + height <= chests.SIDE
-    assert len(layout_of(nih, "nih_chestxray14").cases) == IMAGES
+    assert len(layout_of(nih, "nih_chestxray14").cases) == 60
 
 
 def test_neatx_annotates_films_with_a_pneumothorax_alone(tubes: Path) -> None:
