@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from clinloop.scoring.confounders import PRESENT
 from clinloop.scoring.detection import BoxCases
 from clinloop.scoring.evaluate import AnyCases, evaluate_once
 from clinloop.scoring.metrics import OperatingPoint, Scheme
@@ -17,6 +18,7 @@ from clinloop.scoring.weighted import Cases, Ints, Weighting, confusion
 
 FEW_GROUPS = 30
 FEW_GROUPS_OF_CLASS = 5
+FEW_IN_CONFLICT = 20
 IMAGES_ARE = "rows are images without and with a target, columns images in which nothing and something was found"
 
 
@@ -60,7 +62,8 @@ def _of_classes(cases: Cases, scheme: Scheme, notes: Sequence[str]) -> Tables:
         )
         for index, name in enumerate(classes)
     ]
-    return Tables(rows, confusion(cases), CONFUSION_IS, [*notes, *_class_notes(classes, groups_of)])
+    more = [*_class_notes(classes, groups_of), *_confounder_notes(cases, scheme)]
+    return Tables(rows, confusion(cases), CONFUSION_IS, [*notes, *more])
 
 
 def _of_images(
@@ -108,6 +111,22 @@ def _class_notes(classes: Sequence[str], groups_of: Sequence[int]) -> list[str]:
         notes.append(
             f"Fewer than {FEW_GROUPS_OF_CLASS} groups have a case of {', '.join(few)}: what depends on them is unreliable."
         )
+    return notes
+
+
+def _confounder_notes(cases: Cases, scheme: Scheme) -> list[str]:
+    """Say of which confounder there are too few cases in which it conflicts with the label, or none is known."""
+    notes: list[str] = []
+    positive = scheme.positive_index
+    for place, name in enumerate(scheme.confounders if positive is not None else ()):
+        value, is_positive = cases.confounders[:, place], cases.truth == positive
+        without, having = int((is_positive & (value < PRESENT)).sum()), int((~is_positive & (value >= PRESENT)).sum())
+        if min(without, having) < FEW_IN_CONFLICT:
+            notes.append(
+                f"Only {without} positives without {name} and {having} negatives with it: conflict_auc_{name} is unreliable."
+            )
+        if missing := int(np.isnan(value).sum()):
+            notes.append(f"{missing} of {len(value)} cases do not say {name}: its metrics leave them out.")
     return notes
 
 

@@ -428,6 +428,13 @@ def test_what_a_model_owes_to_a_confounder_is_scored_from_the_truth_file(tmp_pat
     low = result.metrics["partial_r_drain"].low
     assert low is not None
     assert low > 0.9
+    assert result.notes == []
+    few = [case._replace(attributes={"drain": ""}) if at > 60 else case for at, case in enumerate(truth)]
+    noted = service.score_predictions(
+        service.predictions_bytes(rows, scheme), few, scheme=scheme, metrics=[], primary="f1", intervals=False
+    )
+    assert "positives without drain and" in noted.notes[0]
+    assert "139 of 200 cases do not say drain" in noted.notes[1]
     with pytest.raises(BadInput, match="no attribute 'pacemaker'"):
         service.score_predictions(
             service.predictions_bytes(rows, scheme),
