@@ -243,6 +243,13 @@ def test_a_single_class_copy_of_the_labels_is_read_by_its_own_names(wrists: Path
     )
 
 
+def test_the_publishers_labels_go_before_a_remapped_copy_elsewhere(wrists: Path) -> None:
+    (wrists / "labels").mkdir()
+    (wrists / "labels" / f"{stem_of(1)}.txt").write_text("0 0.5 0.5 0.1 0.1\n", encoding="utf-8")
+    boxes = case_of(read(wrists), stem_of(1)).boxes
+    assert boxes is not None and len(boxes) == 2
+
+
 def test_another_target_takes_its_label_from_boxes_alone(wrists: Path) -> None:
     (wrists / "folder_structure" / "yolov5" / "labels" / f"{stem_of(3)}.txt").unlink()
     result = read(wrists, label_column="periostealreaction")
