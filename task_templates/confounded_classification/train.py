@@ -39,8 +39,8 @@ WEIGHT_DECAY = 0.05
 MASK_WEIGHT = 0.3  # of the mask's loss against the label's
 WARMUP = 0.05  # of the training time
 CLIP = 1.0  # gradient norm
-VALIDATIONS = 8  # submissions to the server, spread evenly over what follows
-FIRST_VALIDATION = 0.5  # of the training time; what knows nothing yet leans on nothing, and must not win by that
+VALIDATIONS = 6  # submissions to the server, spread evenly over what follows
+FIRST_VALIDATION = 0.7  # of the training time; what knows nothing yet leans on nothing, and must not win by that
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]; what pretrained weights expect
 
 
