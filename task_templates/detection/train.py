@@ -20,7 +20,7 @@ from torchvision.ops import generalized_box_iou_loss
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))  # one per GPU, started by torchrun
 ON_GPU = DEVICE.type == "cuda"
 ARCH = "convnext_tiny" if ON_GPU else "test_byobnet"  # timm name; convnext_tiny: 28 M parameters, test_byobnet: 0.2 M
-WIDTH = 128 if ON_GPU else 24  # channels of neck and heads
+WIDTH = 128 if ON_GPU else 32  # channels of neck and heads
 SIZE = (832, 512) if ON_GPU else (160, 96)  # input height and width in pixels: upright, as films of an arm are
 BATCH = 16  # images per process
 LEARNING_RATE = 2e-4 if ON_GPU else 5e-4  # peak; the GPU network usually starts pretrained
