@@ -106,14 +106,15 @@ def _legend(draw: ImageDraw.ImageDraw, targets: Sequence[str], width: int) -> No
     """Name the colours of the targets at the right end of the title line, as many as there is room for."""
     from PIL import ImageFont
 
-    font, right = ImageFont.load_default(13), width - _GAP * 2
-    for at, name in enumerate(targets[: len(COLOURS)]):
-        text = f"{name[:24]}"
-        right -= draw.textlength(text, font=font) + 24
-        if right < _TITLE_WIDTH:
-            return
-        draw.rectangle((right, 16, right + 12, 28), outline=COLOURS[at], width=3)
-        draw.text((right + 17, 14), text, fill="#333333", font=font)
+    font, names = ImageFont.load_default(13), [name[:24] for name in targets[: len(COLOURS)]]
+    widths = [draw.textlength(name, font=font) + 24 for name in names]
+    while sum(widths) > width - _TITLE_WIDTH - _GAP * 2:
+        del names[-1], widths[-1]
+    left = width - _GAP * 2 - sum(widths)
+    for name, own, colour in zip(names, widths, COLOURS, strict=False):
+        draw.rectangle((left, 16, left + 12, 28), outline=colour, width=3)
+        draw.text((left + 17, 14), name, fill="#333333", font=font)
+        left += own
 
 
 def prepare_predict_view(cases: Sequence[CaseRow], target: Path, *, new_ids: Mapping[str, str] | None = None) -> None:
