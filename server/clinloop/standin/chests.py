@@ -17,9 +17,9 @@ from clinloop.standin.lesions import Array, Rng, f32, noise, step
 
 SIDE = 287
 """Side of a film in pixels: 0.28 x the 1024 of ChestX-ray14 and SIIM-ACR."""
-DENSITY = (0.015, 0.08)
+DENSITY = (0.02, 0.095)
 """Range of how much darker the air beside the lung is; the lung itself is about 0.25 on the same scale of 0…1."""
-LINE = (0.015, 0.10)
+LINE = (0.02, 0.115)
 """Range of how much brighter the pleural line is."""
 TUBE = (0.85, 1.3)
 """Range of how bright a drain is; 1 = a dense line of 0.14 in a tube of 0.12."""
