@@ -24,7 +24,7 @@ LINE = (0.02, 0.115)
 TUBE = (0.85, 1.3)
 """Range of how bright a drain is; 1 = a dense line of 0.14 in a tube of 0.12."""
 COLLAPSE = (0.03, 0.26)
-"""Range of how far the lung has come off, as a share of the way to its root; gives the mask areas of SIIM-ACR (median 0.8 %)."""
+"""Range of how far the lung has come off, as a share of the way to its root; gives masks of 1.2 % of the film in the median; 0.8 % in public."""
 _FINE = 2
 """Strokes are drawn at this multiple of SIDE and reduced, which smooths their edges."""
 
