@@ -47,7 +47,7 @@ def new_salt() -> str:
 
 
 def open_test(dataset_folder: Path) -> list[CaseRow]:
-    """Return the test cases with labels, in the order of their opaque ids. Called by finalize and by nobody else.
+    """Return the test cases with labels, in the order of their opaque ids. Called by finalize, and to label all images of a dataset; by nobody else.
 
     Raises:
         NotNow: they are sealed.
