@@ -250,8 +250,12 @@ def _store(
     }
     services.store.record(f"dataset:{dataset.name}", "annotated", detail)
     remove_tree(dataset.vault / f"annotating-{column}")
+    positive = sum(values[case_id] >= 0.5 for case_id in visible)
     return [
         f"{dataset.name}.{column} is the probability of {model.positive!r} by {model.source}, not a label.",
+        f"It is .5 or more in {positive} of {len(visible)} training and validation images"
+        + ("" if 0 < positive < len(visible) else "; that tells them apart nowhere, so the model is of no use here")
+        + ".",
         f"Overlap, train and validation: {about.overlap}.",
         f"Overlap, test (for the custodian only): {custodian}.",
     ]
