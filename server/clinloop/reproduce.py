@@ -251,21 +251,33 @@ class _Play:
         return folder
 
     def _annotate(self) -> None:
-        """Label the dataset with the final model of the helper task, unless it is labelled."""
+        """Label the dataset with the final model of the helper task, unless it is labelled.
+
+        Raises:
+            BadInput: the model gives all images the same answer, so there is no confounder to look at.
+        """
         helper = self._target.annotation
-        if helper is None or helper.column in Dataset.load(self._services.settings.state, self._dataset).attributes:
+        if helper is None:
             return
-        model = _final_task(self._services, _dataset_name(self._request, TARGETS[helper.task].source))
-        assert model is not None  # it was played before
-        self._screen.phase(f"labelling {self._dataset} with the model of {model.id}: {helper.column}")
-        for line in annotation.annotate(
-            self._services,
-            self._dataset,
-            model_task=model.id,
-            column=helper.column,
-            progress=lambda what, done, total: self._screen.count(done, total, what),
-        ):
-            self._screen.note(line)
+        state = self._services.settings.state
+        if helper.column not in Dataset.load(state, self._dataset).attributes:
+            model = _final_task(self._services, _dataset_name(self._request, TARGETS[helper.task].source))
+            assert model is not None  # it was played before
+            self._screen.phase(f"labelling {self._dataset} with the model of {model.id}: {helper.column}")
+            for line in annotation.annotate(
+                self._services,
+                self._dataset,
+                model_task=model.id,
+                column=helper.column,
+                progress=lambda what, done, total: self._screen.count(done, total, what),
+            ):
+                self._screen.note(line)
+        answers = {float(case.attributes[helper.column]) >= 0.5 for case in Dataset.load(state, self._dataset).cases()}
+        if len(answers) < 2:
+            raise BadInput(
+                f"The model of {helper.task} says {'yes' if True in answers else 'no'} to every image of {self._dataset}: it has learned too little to "
+                f"label them. Play {helper.task} with more time (--preset quick) into another --target, then {self._name}."
+            )
 
     async def _play(self) -> dict[str, Any]:
         target, preset = self._target, self._request.preset
