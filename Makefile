@@ -23,7 +23,7 @@ lint: setup
 
 tests: setup
 	.venv/bin/pytest -n 2 --dist loadfile -m "not slow"
-	.venv/bin/pytest -m slow
+	.venv/bin/pytest -m "slow and not long"
 
 bench: setup
 	.venv/bin/python benchmarks/run.py
