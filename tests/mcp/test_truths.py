@@ -198,7 +198,7 @@ async def test_predictions_that_are_no_boxes_fail_the_run_with_what_is_wrong(age
         operation="replace",
         path="predict.py",
         old="WRITE[kind](args.out,",
-        new="args.out.write_text('[' * 100_000)\nlen((",
+        new="args.out.write_text('[' * 100_000)\nprint(",
     )
     ended = await agent.run(task_id, mode="smoke")
     assert (ended["status"], ended["reason"]) == ("failed", "invalid_predictions"), ended
