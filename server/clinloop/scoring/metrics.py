@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from clinloop.errors import BadInput
-from clinloop.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from clinloop.spec import TaskSpec  # its models would cost each scoring process 0.2 s
 
 Direction = Literal["higher", "lower"]
 TaskType = Literal["classification", "detection", "segmentation"]
