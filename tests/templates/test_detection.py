@@ -225,6 +225,7 @@ def keep_boxes(view: Path, *, cases: int) -> None:
         writer.writerows(rows)
 
 
+@pytest.mark.long
 def test_the_gain_of_the_student_comes_from_the_cases_that_have_an_image_label_only(
     tmp_path: Path, wrists: tuple[Path, Boxes], python: str
 ) -> None:
