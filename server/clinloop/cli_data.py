@@ -150,7 +150,8 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 
 def _print_dataset(services: Services, name: str) -> None:
     from clinloop.datasets.dataset import Dataset
-    from clinloop.datasets.vault import seal_state
+    from clinloop.datasets.findings import without_counts
+    from clinloop.datasets.vault import custodian_audit, seal_state
 
     dataset = Dataset.load(services.settings.state, name)
     counts, seal = _counts(dataset), seal_state(dataset.folder)
@@ -160,5 +161,9 @@ def _print_dataset(services: Services, name: str) -> None:
     out().print(rows)
     if seal.is_sealed:
         out().print(f"The test part is sealed to {', '.join(seal.recipients)}.", highlight=False, soft_wrap=True)
-    for line in dataset.audit_lines():
+    hidden = [] if seal.is_sealed else custodian_audit(dataset.folder).notes
+    for line in [
+        *dataset.audit_lines(),
+        *(f"all splits, for you only: {note}" for note in hidden if note != without_counts(note)),
+    ]:
         out().print(f"- {line}", highlight=False, markup=False, soft_wrap=True)

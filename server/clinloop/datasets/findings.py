@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -247,8 +249,20 @@ class LeakFacts(_Part):
     """Sources of the cases that were dropped."""
 
 
+_COUNTED = "image|film|file|row|mask|box|case|label|annotation|patient|stud|show|have"
+_COUNTS = re.compile(rf"(?P<of>\bof (?:the )?)?(?<![\w.])\d[\d,]*(?=\s(?:of\b|(?:{_COUNTED})))")
+
+
+def without_counts(note: str) -> str:
+    """Return a layout's note for agents: what it counts are images of the whole folder, those of a drawn test set among them."""
+    return _COUNTS.sub(lambda found: "of the" if found["of"] else "some", note)
+
+
 class CustodianAudit(_Part):
     """vault/audit.json: what only the custodian may read."""
+
+    notes: list[str] = []
+    """What the layout noted, with its counts over all splits."""
 
     test_counts: dict[str, int]
     test_supervision: dict[str, int] = {}

@@ -38,7 +38,7 @@ from clinloop.datasets.dataset import (
     datasets_folder,
     lock_name,
 )
-from clinloop.datasets.findings import CustodianAudit, LeakFacts, ReasonCount
+from clinloop.datasets.findings import CustodianAudit, LeakFacts, ReasonCount, without_counts
 from clinloop.datasets.layouts import choose_layout
 from clinloop.datasets.layouts.folder import Folder, listed
 from clinloop.datasets.metadata import Entry
@@ -140,7 +140,7 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
         attributes=list(names.values()),
         excluded=result.excluded,
         unreadable=[item.unreadable for item in items if item.unreadable and item.case.split != "test"],
-        notes=result.notes,
+        notes=[without_counts(note) for note in result.notes],
     )
     progress("audit", 1, 1)
     progress("writing", 0, 1)
@@ -296,6 +296,7 @@ def _custodian_audit(
     test = [row for row in rows if row.split == "test"]
     counts = Counter(row.label for row in test)
     return CustodianAudit(
+        notes=result.notes,
         test_counts={name: counts[name] for name in result.classes},
         test_supervision=dict(Counter(row.supervision for row in test)),
         test_groups=len({row.group for row in test}),
