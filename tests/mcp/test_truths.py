@@ -111,7 +111,12 @@ async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerat
     for name, text in {"common.py": CODE, "train.py": TRAIN, "predict.py": PREDICT, "template.toml": TEMPLATE}.items():
         (template / name).write_text(text, encoding="utf-8")
     (template.parent / "linear").symlink_to(resource("task_templates") / "linear")
-    monkeypatch.setattr(templates, "resource", lambda _: template.parent)
+
+    def folder_of_templates(name: str) -> Path:
+        assert name == "task_templates"
+        return template.parent
+
+    monkeypatch.setattr(templates, "resource", folder_of_templates)
     limits = Limits(memory_bytes=2 << 30, out_bytes=64 << 20, predict_seconds=60)
     settings = load_settings(tmp_path / "state", sandbox="none", image="minimal", limits=limits)
     services = Services(settings, accept_no_isolation=True)
