@@ -61,6 +61,11 @@ class TaskContext:
         return scheme_of(self.task.spec)
 
     @property
+    def val_cases(self) -> list[CaseRow]:
+        """The validation cases that are scored."""
+        return [case for case in self.dataset.cases("val") if is_of_task(case, self.task.spec)]
+
+    @property
     def metrics(self) -> list[str]:
         """All metrics that are computed for every run: reported ones and guards."""
         guards = [guard.metric for guard in self.task.spec.guards]

@@ -241,7 +241,7 @@ def end_jobs(here: TaskContext) -> None:
 
 def _rehearse(here: TaskContext, model: Frozen) -> None:
     """Predict a few validation images with the frozen copy, under new names: they must get what they got when the run was scored."""
-    cases = {case.case_id: case for case in here.dataset.cases("val") if context.is_of_task(case, here.task.spec)}
+    cases = {case.case_id: case for case in here.val_cases}
     known = service.read_predictions(here.folder.run(model.run).predictions, scheme=here.scheme, expected=list(cases))
     chosen = sorted(known)[:CANARIES]
     view = here.folder.final / "rehearsal"

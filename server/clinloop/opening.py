@@ -80,7 +80,7 @@ def open_view(here: TaskContext, opened: Sequence[CaseRow], place: Path) -> View
     if names_file.exists():
         names = json.loads(names_file.read_text(encoding="utf-8"))
     else:
-        canaries = [case.case_id for case in here.dataset.cases("val") if context.is_of_task(case, here.task.spec)]
+        canaries = [case.case_id for case in here.val_cases]
         canaries = sorted(canaries, key=lambda _: secrets.randbits(64))[:CANARIES]
         names = {
             "test": {secrets.token_hex(6): case_id for case_id in test},
@@ -154,6 +154,7 @@ def score(here: TaskContext, store: Store, frozen: Sequence[Frozen], view: View)
     truth, scheme = view.truth, here.scheme
     tolerance = service.TOLERANCES[scheme.task_type]
     issued = [*view.names["test"], *view.names["canary"]]
+    val = [case.case_id for case in here.val_cases]
     tables: dict[Model, bytes] = {}
     canaries: dict[Model, report.CanaryCheck] = {}
     order: dict[Model, report.OrderAudit] = {}
@@ -162,7 +163,6 @@ def score(here: TaskContext, store: Store, frozen: Sequence[Frozen], view: View)
         audited = service.read_predictions(
             view.out(model) / "audit" / PREDICTIONS, scheme=scheme, expected=list(view.names["audit"])
         )
-        val = [case.case_id for case in here.dataset.cases("val") if context.is_of_task(case, here.task.spec)]
         known = service.read_predictions(here.folder.run(model.run).predictions, scheme=scheme, expected=val)
         differences = [
             largest_difference(scheme, known, everything, {case_id: name})
