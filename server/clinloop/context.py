@@ -142,8 +142,8 @@ def is_of_task(case: CaseRow, spec: TaskSpec) -> bool:
             return True
 
 
-def truth_of(spec: TaskSpec, cases: Sequence[CaseRow]) -> str:
-    """Return the truth of some cases as scoring reads it: what the kind of task needs, and the values of the spec's confounders."""
+def truth_of(spec: TaskSpec, cases: Sequence[CaseRow], *, attributes: Sequence[str] | None = None) -> str:
+    """Return the truth of some cases as scoring reads it: what the kind of task needs, and attributes (None: the spec's confounders)."""
     needed = [
         case._replace(
             boxes=_boxes(case, spec) if spec.task_type == "detection" else None,
@@ -151,7 +151,8 @@ def truth_of(spec: TaskSpec, cases: Sequence[CaseRow]) -> str:
         )
         for case in cases
     ]
-    return truth_text(needed, spec.targets, [item.attribute for item in spec.confounders])
+    named = [item.attribute for item in spec.confounders] if attributes is None else attributes
+    return truth_text(needed, spec.targets, named)
 
 
 def explain(fault: Exception) -> str:

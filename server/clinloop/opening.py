@@ -98,7 +98,11 @@ def open_view(here: TaskContext, opened: Sequence[CaseRow], place: Path) -> View
     audited = {case_ids[name]: other for other, name in names["audit"].items()}
     prepare_predict_view([known[case_id] for case_id in audited], audit_folder, new_ids=audited)
     truth = service.read_truth(
-        context.truth_of(here.task.spec, [test[case_id] for case_id in names["test"].values()]).encode()
+        context.truth_of(
+            here.task.spec,
+            [test[case_id] for case_id in names["test"].values()],
+            attributes=here.dataset.attributes,  # all: subgroups, and what else could stand in for the disease
+        ).encode()
     )
     truth = [case._replace(case_id=name) for name, case in zip(names["test"], truth, strict=True)]
     return View(place, folder, audit_folder, names, truth)
@@ -199,7 +203,17 @@ def score(here: TaskContext, store: Store, frozen: Sequence[Frozen], view: View)
         unit=here.dataset.group_kind,
     )
     counts = {name: sum(case.label == name for case in truth) for name in here.classes}
-    return Outcome(final, truth, tables, canaries, order, counts)
+    analysis = service.analyse(
+        tables["initial"],
+        tables["refined"],
+        truth,
+        scheme=scheme,
+        primary=spec.primary_metric,
+        p_values={metric.name: metric.p for metric in final},
+        operating_points=(points["initial"], points["refined"]),
+        seed=here.task.seed,
+    )
+    return Outcome(final, truth, tables, canaries, order, counts, analysis)
 
 
 def largest_difference(
