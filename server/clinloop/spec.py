@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -65,7 +66,7 @@ class TaskSpec(_Part):
     reported_metrics: tuple[str, ...] = ()
     """Further metrics for the report. Default: AUC, F1 and balanced accuracy, per emphasised class AUC, sensitivity and specificity, per confounder all of its metrics."""
     operating_point: str = ""
-    """Threshold rule, fixed on validation and applied unchanged on test: "youden", "sensitivity>=X" or "specificity>=X". Default youden; a detection has "max_f1", a segmentation "none"."""
+    """Threshold rule, fixed on validation and applied unchanged on test: "youden", "sensitivity>=X", "specificity>=X" or "cost=R" (a miss costs as much as R false alarms; least cost at the prevalence of validation). Default youden; a detection has "max_f1", a segmentation "none"."""
     guards: tuple[Guard, ...] = ()
     """Metrics that must not get worse; used by acceptance "guarded". Default: the AUC of each emphasised class, margin 0.02. A confounder of a task with two classes always has one; default partial_r_<confounder>, margin 0.02."""
     confounders: tuple[Confounder, ...] = ()
@@ -275,12 +276,13 @@ def _rule_problem(rule: str, task_type: str) -> str | None:
     if task_type != "classification":
         only = _RULES[task_type]
         return None if rule == only else f"operating_point: {rule!r} is no rule of a {task_type}; it has {only!r}"
-    valid = 'valid are "youden", "sensitivity>=0.9", "specificity>=0.8" (any number between 0 and 1)'
+    valid = 'valid are "youden", "sensitivity>=0.9", "specificity>=0.8" (any number between 0 and 1), "cost=20" (a miss costs as much as 20 false alarms; any number above 0)'
     if rule == "youden":
         return None
-    name, _, number = rule.partition(">=")
+    name, _, number = rule.partition("=" if rule.startswith("cost") else ">=")
     try:
-        fits = name in ("sensitivity", "specificity") and 0 < float(number) < 1
+        given = float(number)
     except ValueError:
-        fits = False
+        given = 0.0
+    fits = 0 < given < 1 if name in ("sensitivity", "specificity") else name == "cost" and 0 < given < math.inf
     return None if fits else f"operating_point: {rule!r} is no rule; {valid}"

@@ -135,7 +135,8 @@ def test_a_thousand_problems_still_fit_into_one_reply() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["youden", "sensitivity>=0.9", "specificity>=0.80", "specificity>=.5", "sensitivity>=1e-3"]
+    "rule",
+    ["youden", "sensitivity>=0.9", "specificity>=0.80", "specificity>=.5", "sensitivity>=1e-3", "cost=20", "cost=0.5"],
 )
 def test_a_valid_rule_is_accepted_and_understood_by_the_scorer(rule: str) -> None:
     frozen = freeze(spec(operating_point=rule), FACTS)
@@ -159,6 +160,13 @@ def test_a_valid_rule_is_accepted_and_understood_by_the_scorer(rule: str) -> Non
         "sensitivity>=0,9",
         "f1>=0.9",
         "sensitivity==0.9",
+        "cost",
+        "cost=0",
+        "cost=-1",
+        "cost=inf",
+        "cost=nan",
+        "cost>=20",
+        "costly=20",
     ],
 )
 def test_an_invalid_rule_is_refused_with_the_valid_ones(rule: str) -> None:

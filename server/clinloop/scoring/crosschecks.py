@@ -104,4 +104,5 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 def _midrank(scores: Floats, ascending: Floats) -> Floats:
     """Return how many sorted values each score exceeds, equal ones counted half."""
-    return 0.5 * (np.searchsorted(ascending, scores, side="left") + np.searchsorted(ascending, scores, side="right"))
+    below = np.searchsorted(ascending, scores, side="left")
+    return 0.5 * (below + np.searchsorted(ascending, scores, side="right")).astype(np.float64)

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from clinloop.scoring import detection, segmentation
+from clinloop.scoring.classification import CLASSIFICATION_METRICS
 from clinloop.scoring.confounders import CONFOUNDER_METRICS
 from clinloop.scoring.detection import BoxCases
 from clinloop.scoring.metrics import Resolved, Scheme, resolve
 from clinloop.scoring.segmentation import MaskCases
-from clinloop.scoring.weighted import CLASSIFICATION_METRICS, Cases, Floats, Weighting
+from clinloop.scoring.weighted import Cases, Floats, Weighting
 
 AnyCases = Cases | BoxCases | MaskCases
 

@@ -5,6 +5,7 @@ This module is free of numpy, so that a server can check a spec without loading 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -106,6 +107,16 @@ METRICS: tuple[Metric, ...] = (
         undefined="no case of the class, or none of another class",
     ),
     Metric(
+        name="macro_auprc",
+        title="Macro AUPRC (mean of the one-vs-rest average precisions)",
+        undefined="classes without a case are left out; None if none remains",
+    ),
+    Metric(
+        name="auprc_<class>",
+        title="AUPRC (average precision, one-vs-rest; chance gives the prevalence)",
+        undefined="no case of the class",
+    ),
+    Metric(
         name="f1",
         title="Macro F1 of the decided classes",
         undefined="classes with neither a case nor a decision are left out; None if none remains",
@@ -114,6 +125,12 @@ METRICS: tuple[Metric, ...] = (
         name="f1_<class>",
         title="F1 of the decided class",
         undefined="neither a case of the class nor a decision for it",
+    ),
+    Metric(
+        name="mcc",
+        title="Matthews correlation of the decided classes with the true ones",
+        low=-1.0,
+        undefined="all cases are of one class, or all decisions are for one",
     ),
     Metric(
         name="sensitivity_<class>",
@@ -128,8 +145,37 @@ METRICS: tuple[Metric, ...] = (
         needs_operating_point=True,
     ),
     Metric(
+        name="ppv_<class>",
+        title="Positive predictive value at the operating point fixed on validation",
+        undefined="no case at or above the operating point, or none could be fixed",
+        needs_operating_point=True,
+    ),
+    Metric(
+        name="npv_<class>",
+        title="Negative predictive value at the operating point fixed on validation",
+        undefined="no case below the operating point, or none could be fixed",
+        needs_operating_point=True,
+    ),
+    Metric(
+        name="mcc_<class>",
+        title="Matthews correlation at the operating point fixed on validation",
+        low=-1.0,
+        undefined="no case on a side of the class or of its operating point, or none could be fixed",
+        needs_operating_point=True,
+    ),
+    Metric(
         name="sens_at_spec80_<class>",
         title="Sensitivity at 80 % specificity (point of the ROC curve, not an operating point)",
+        undefined="no case of the class, or none of another class",
+    ),
+    Metric(
+        name="sens_at_spec90_<class>",
+        title="Sensitivity at 90 % specificity (point of the ROC curve, not an operating point)",
+        undefined="no case of the class, or none of another class",
+    ),
+    Metric(
+        name="spec_at_sens95_<class>",
+        title="Specificity at 95 % sensitivity (point of the ROC curve, not an operating point)",
         undefined="no case of the class, or none of another class",
     ),
     Metric(
@@ -142,6 +188,31 @@ METRICS: tuple[Metric, ...] = (
         name="brier",
         title="Brier score (half the squared distance to the truth, mean over cases)",
         direction="lower",
+        undefined="no case",
+    ),
+    Metric(
+        name="brier_<class>",
+        title="Brier score of the class (squared error of its probability, mean over cases)",
+        direction="lower",
+        undefined="no case",
+    ),
+    Metric(
+        name="ece",
+        title="Expected calibration error (15 equal bins; of more than two classes the confidence in the most probable one)",
+        direction="lower",
+        undefined="no case",
+    ),
+    Metric(
+        name="ece_<class>",
+        title="Expected calibration error of the probability of the class (15 equal bins)",
+        direction="lower",
+        undefined="no case",
+    ),
+    Metric(
+        name="net_benefit_<class>",
+        title="Net benefit of acting from a probability of 10 % on (a hit is worth 9 false alarms; acting on nobody is 0)",
+        low=-1 / 9,
+        unit="hits per case",
         undefined="no case",
     ),
     # Confounder metrics: two classes; "positive" is the positive class, a case has the confounder where its value is at least 0.5, and
@@ -302,28 +373,30 @@ def _shown(names: Sequence[str]) -> str:
 class Rule(NamedTuple):
     """A rule that turns a ROC curve into one threshold."""
 
-    kind: Literal["youden", "max_f1", "sensitivity", "specificity"]
+    kind: Literal["youden", "max_f1", "sensitivity", "specificity", "cost"]
     target: float
-    """At least this sensitivity or specificity; 0 for youden and max_f1."""
+    """At least this sensitivity or specificity; of cost how many false alarms a miss costs; 0 for youden and max_f1."""
 
 
 def parse_rule(text: str) -> Rule:
-    """Read "youden", "max_f1", "sensitivity>=X" or "specificity>=X" with 0 < X <= 1.
+    """Read "youden", "max_f1", "sensitivity>=X" or "specificity>=X" with 0 < X <= 1, or "cost=R" with R > 0.
 
     Raises:
         BadInput: no such rule.
     """
     if text in ("youden", "max_f1"):
         return Rule(text, 0.0)
-    kind, _, number = text.partition(">=")
+    kind, _, number = text.partition("=" if text.startswith("cost") else ">=")
     try:
         target = float(number)
     except ValueError:
         target = 0.0
     if 0 < target <= 1 and kind in ("sensitivity", "specificity"):
         return Rule(kind, target)
+    if 0 < target < math.inf and kind == "cost":
+        return Rule(kind, target)
     raise BadInput(
-        f"Unknown operating-point rule {text[:80]!r}; valid are 'youden', 'max_f1', 'sensitivity>=X' and 'specificity>=X' with X above 0 and at most 1."
+        f"Unknown operating-point rule {text[:80]!r}; valid are 'youden', 'max_f1', 'sensitivity>=X' and 'specificity>=X' with X above 0 and at most 1, and 'cost=R' with R above 0 (a miss costs as much as R false alarms)."
     )
 
 

@@ -15,8 +15,9 @@ def fix_operating_point(
 ) -> OperatingPoint | None:
     """Choose the threshold of a class on validation cases; None without a case on either side.
 
-    Candidates are the distinct scores and one above them all. `max_f1` takes the largest F1 and `youden` the largest sensitivity + specificity (of equals the
-    highest threshold), `sensitivity>=X` the highest threshold that reaches X, `specificity>=X` the lowest that does.
+    Candidates are the distinct scores and one above them all. `max_f1` takes the largest F1, `youden` the largest sensitivity + specificity
+    and `cost=R` the smallest R x misses + false alarms among these cases (of equals the highest threshold); `sensitivity>=X` takes the
+    highest threshold that reaches X, `specificity>=X` the lowest that does.
 
     Raises:
         BadInput: no such rule.
@@ -37,6 +38,9 @@ def fix_operating_point(
         case "youden":
             gain = sensitivity + specificity
             chosen = np.flatnonzero(gain >= gain.max() - 1e-12)[-1]
+        case "cost":
+            cost = target * (1 - sensitivity) * len(positives) + (1 - specificity) * len(negatives)
+            chosen = np.flatnonzero(cost <= cost.min() + 1e-9 * max(1.0, target))[-1]
         case "sensitivity":
             chosen = np.flatnonzero(sensitivity >= target - 1e-12)[-1]
         case "specificity":

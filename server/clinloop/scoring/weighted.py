@@ -1,4 +1,4 @@
-"""Classification metrics under many weightings of its groups at once.
+"""The cases of a classification task under many weightings of its groups at once: what its metrics are made of.
 
 A weighting says how often each group occurs: all ones for the data as they are, the counts of a resample for the bootstrap. Nothing is
 duplicated or sorted again: what depends on the data alone (sort orders, sums per group) is computed once in `Cases`, and a weighting
@@ -22,20 +22,20 @@ Ints = npt.NDArray[np.intp]
 
 _T = TypeVar("_T")
 
-_SPECIFICITY = 0.80
-
 
 class Curve(NamedTuple):
     """Where the cases of one side stand among those of the other, by score."""
 
     positive_groups: Ints
-    """(P,) group of each positive case."""
+    """(P,) group of each positive case, ascending by score."""
     negative_groups: Ints
     """(M,) group of each negative case, ascending by score."""
     below: Ints
     """(P,) number of negative cases with a smaller score."""
     not_above: Ints
     """(P,) number of negative cases with a smaller or equal score."""
+    first_equal: Ints
+    """(P,) number of positive cases with a smaller score."""
 
 
 def order(
@@ -44,14 +44,15 @@ def order(
     """Sort the cases of two sides by score; a case may be on neither."""
     negatives, positives = np.flatnonzero(is_negative), np.flatnonzero(is_positive)
     negatives = negatives[np.argsort(scores[negatives], kind="stable")]
-    below = np.searchsorted(scores[negatives], scores[positives], side="left")
-    by_rank = np.argsort(below, kind="stable")  # neighbours in memory are read together
-    positives = positives[by_rank]
+    # Positives are sorted too: ties among them are then neighbours, and neighbours in memory are read together.
+    positives = positives[np.argsort(scores[positives], kind="stable")]
+    ours, others = scores[positives], scores[negatives]
     return Curve(
         groups[positives],
         groups[negatives],
-        below[by_rank],
-        np.searchsorted(scores[negatives], scores[positives], side="right"),
+        np.searchsorted(others, ours, side="left"),
+        np.searchsorted(others, ours, side="right"),
+        np.searchsorted(ours, ours, side="left"),
     )
 
 
@@ -104,11 +105,9 @@ class Cases:
         return self.probabilities >= self.thresholds  # False where the threshold is NaN
 
     @cached_property
-    def case_sums(self) -> Floats:
-        """(G, 2) cases and summed Brier terms per group."""
-        distance = self.probabilities - np.eye(self.n_classes)[self.truth]
-        columns = np.stack([np.ones(len(self.truth)), 0.5 * np.square(distance).sum(axis=1)], axis=1)
-        return per_group(columns, self.groups, self.n_groups)
+    def sizes(self) -> Floats:
+        """(G,) cases per group."""
+        return np.bincount(self.groups, minlength=self.n_groups).astype(np.float64)
 
     @cached_property
     def decision_sums(self) -> Floats:
@@ -153,49 +152,11 @@ class Weighting:
 
     def auc_of(self, curve: Curve) -> Floats:
         """(B,) ROC AUC of two sides that were ordered, as `auc`."""
-        positives, ascending = self.counts[curve.positive_groups], self._ascending(curve)
+        positives, ascending = self.counts[curve.positive_groups], self.ascending(curve)
         beaten = ascending[curve.below]
         if not np.array_equal(curve.below, curve.not_above):
             beaten = (beaten + ascending[curve.not_above]) * 0.5
         return ratio(np.einsum("ij,ij->j", positives, beaten), positives.sum(axis=0) * ascending[-1])
-
-    def sensitivity_at_specificity(self, index: int) -> Floats:
-        """(B,) largest sensitivity of any threshold whose specificity is at least 0.80; NaN where a side is empty."""
-        curve = self.cases.curve(index)
-        positives, ascending = self.counts[curve.positive_groups], self._ascending(curve)
-        total = ascending[-1]
-        # A threshold at a case of the class rejects the others below it; sensitivity only grows while that is enough.
-        reached = ascending[curve.below] >= _SPECIFICITY * total * (1 - 1e-12)
-        found = ratio(np.einsum("ij,ij->j", positives, reached.astype(np.float64)), positives.sum(axis=0))
-        return np.where(total > 0, found, np.nan)
-
-    def f1(self, index: int) -> Floats:
-        """(B,) F1 of a decided class."""
-        right, cases, decisions = self._decisions
-        return ratio(2 * right[index], cases[index] + decisions[index])
-
-    def recall(self, index: int) -> Floats:
-        """(B,) share of the cases of a class that were decided right."""
-        right, cases, _ = self._decisions
-        return ratio(right[index], cases[index])
-
-    def accuracy(self) -> Floats:
-        """(B,) share of the cases that were decided right."""
-        right, cases, _ = self._decisions
-        return ratio(right.sum(axis=0), cases.sum(axis=0))
-
-    def sensitivity(self, index: int) -> Floats:
-        """(B,) share of the cases of a class at or above its operating point."""
-        return self._flagratio(index, 0)
-
-    def specificity(self, index: int) -> Floats:
-        """(B,) share of the other cases below the operating point of a class."""
-        return self._flagratio(index, 2)
-
-    def brier(self) -> Floats:
-        """(B,) half the squared distance between probabilities and truth, mean over cases. Source: Brier 1950, halved to [0, 1]."""
-        n, distance = self.cases.case_sums.T @ self.counts
-        return ratio(distance, n)
 
     def macro(self, metric: Callable[[int], Floats]) -> Floats:
         """(B,) mean of a per-class metric over the classes where it is defined; NaN where it is for none."""
@@ -203,7 +164,7 @@ class Weighting:
         defined = ~np.isnan(values)
         return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 
-    def _ascending(self, curve: Curve) -> Floats:
+    def ascending(self, curve: Curve) -> Floats:
         """(M + 1, B) weight of the m lowest-scored cases outside the class, for m from 0 to M; valid until the next call."""
         sums = self._scratch[: len(curve.negative_groups) + 1]
         sums[0] = 0.0
@@ -213,36 +174,23 @@ class Weighting:
         return sums
 
     @cached_property
-    def _scratch(self) -> Floats:
-        return np.empty((len(self.cases.truth) + 1, self.counts.shape[1]))
+    def n(self) -> Floats:
+        """(B,) cases."""
+        return self.cases.sizes @ self.counts
 
     @cached_property
-    def _decisions(self) -> Floats:
+    def decisions(self) -> Floats:
+        """(3, K, B) right decisions, cases, decisions."""
         return (self.cases.decision_sums.T @ self.counts).reshape(3, self.cases.n_classes, -1)
 
     @cached_property
-    def _flags(self) -> Floats:
+    def flags(self) -> Floats:
+        """(4, K, B) flagged cases, cases, unflagged others, others."""
         return (self.cases.flag_sums.T @ self.counts).reshape(4, self.cases.n_classes, -1)
 
-    def _flagratio(self, index: int, part: int) -> Floats:
-        if np.isnan(self.cases.thresholds[index]):
-            return np.full(self.counts.shape[1], np.nan)
-        return ratio(self._flags[part, index], self._flags[part + 1, index])
-
-
-CLASSIFICATION_METRICS: Mapping[str, Callable[[Weighting, int], Floats]] = {
-    "macro_auc": lambda weighting, _: weighting.macro(weighting.auc),
-    "auc_<class>": lambda weighting, index: weighting.auc(index),
-    "f1": lambda weighting, _: weighting.macro(weighting.f1),
-    "f1_<class>": lambda weighting, index: weighting.f1(index),
-    "sensitivity_<class>": lambda weighting, index: weighting.sensitivity(index),
-    "specificity_<class>": lambda weighting, index: weighting.specificity(index),
-    "sens_at_spec80_<class>": lambda weighting, index: weighting.sensitivity_at_specificity(index),
-    "balanced_accuracy": lambda weighting, _: weighting.macro(weighting.recall),
-    "accuracy": lambda weighting, _: weighting.accuracy(),
-    "brier": lambda weighting, _: weighting.brier(),
-}
-"""What computes a metric (B,); the class index is given to families only."""
+    @cached_property
+    def _scratch(self) -> Floats:
+        return np.empty((len(self.cases.truth) + 1, self.counts.shape[1]))
 
 
 def confusion(cases: Cases) -> list[list[int]]:

@@ -50,23 +50,55 @@ def repeated(cases: Cases, times: np.ndarray) -> Cases:
     )
 
 
-def _sens_at_spec80(is_class: np.ndarray, scores: np.ndarray) -> float:
+def _sens_at(specificity: float, is_class: np.ndarray, scores: np.ndarray) -> float:
     fpr, tpr, _ = oracle.roc_curve(is_class, scores, drop_intermediate=False)
-    return float(tpr[1 - fpr >= 0.8 - 1e-12].max())
+    return float(tpr[1 - fpr >= specificity - 1e-12].max())
+
+
+def _spec_at(sensitivity: float, is_class: np.ndarray, scores: np.ndarray) -> float:
+    fpr, tpr, _ = oracle.roc_curve(is_class, scores, drop_intermediate=False)
+    return float((1 - fpr)[tpr >= sensitivity - 1e-12].max())
+
+
+def _ece(happened: np.ndarray, probability: np.ndarray) -> float:
+    """The definition, bin by bin; a probability on an edge counts to the upper bin."""
+    edges, error = np.linspace(0, 1, 16), 0.0
+    for low, high in zip(edges[:-1], np.append(edges[1:-1], 2.0), strict=True):
+        inside = (probability >= low) & (probability < high)
+        if inside.any():
+            error += inside.mean() * abs(probability[inside].mean() - happened[inside].mean())
+    return error
+
+
+def _net_benefit(is_class: np.ndarray, probability: np.ndarray) -> float:
+    (_, false_alarms), (_, hits) = oracle.confusion_matrix(is_class, probability >= 0.1)
+    return (hits - false_alarms / 9) / len(is_class)
 
 
 # For class B (index 1) or all classes: truth (N,), probabilities (N, 3).
 ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "macro_auc": lambda y, p: oracle.roc_auc_score(y, p, multi_class="ovr", average="macro"),
     "auc_<class>": lambda y, p: oracle.roc_auc_score(y == 1, p[:, 1]),
+    "macro_auprc": lambda y, p: oracle.average_precision_score(np.eye(3)[y], p, average="macro"),
+    "auprc_<class>": lambda y, p: oracle.average_precision_score(y == 1, p[:, 1]),
     "f1": lambda y, p: oracle.f1_score(y, p.argmax(1), average="macro"),
     "f1_<class>": lambda y, p: oracle.f1_score(y == 1, p.argmax(1) == 1),
+    "mcc": lambda y, p: oracle.matthews_corrcoef(y, p.argmax(1)),
     "sensitivity_<class>": lambda y, p: oracle.recall_score(y == 1, p[:, 1] >= 0.4),
     "specificity_<class>": lambda y, p: oracle.recall_score(y != 1, p[:, 1] < 0.4),
-    "sens_at_spec80_<class>": lambda y, p: _sens_at_spec80(y == 1, p[:, 1]),
+    "ppv_<class>": lambda y, p: oracle.precision_score(y == 1, p[:, 1] >= 0.4),
+    "npv_<class>": lambda y, p: oracle.precision_score(y != 1, p[:, 1] < 0.4),
+    "mcc_<class>": lambda y, p: oracle.matthews_corrcoef(y == 1, p[:, 1] >= 0.4),
+    "sens_at_spec80_<class>": lambda y, p: _sens_at(0.8, y == 1, p[:, 1]),
+    "sens_at_spec90_<class>": lambda y, p: _sens_at(0.9, y == 1, p[:, 1]),
+    "spec_at_sens95_<class>": lambda y, p: _spec_at(0.95, y == 1, p[:, 1]),
     "balanced_accuracy": lambda y, p: oracle.balanced_accuracy_score(y, p.argmax(1)),
     "accuracy": lambda y, p: oracle.accuracy_score(y, p.argmax(1)),
     "brier": lambda y, p: oracle.brier_score_loss(y, p, scale_by_half=True),
+    "brier_<class>": lambda y, p: oracle.brier_score_loss(y == 1, p[:, 1]),
+    "ece": lambda y, p: _ece(y == p.argmax(1), p.max(1)),
+    "ece_<class>": lambda y, p: _ece(y == 1, p[:, 1]),
+    "net_benefit_<class>": lambda y, p: _net_benefit(y == 1, p[:, 1]),
 }
 
 
@@ -117,8 +149,19 @@ def test_with_one_class_only_curves_are_undefined_and_the_rest_is_defined() -> N
     )
     values = dict(zip(NAMES, evaluate_once(NAMES, SCHEME, single), strict=True))
     undefined = {name for name, value in values.items() if np.isnan(value)}
-    assert undefined == {"macro_auc", "auc_B", "specificity_B", "sens_at_spec80_B"}
+    assert undefined == {
+        "macro_auc",
+        "auc_B",
+        "mcc",
+        "specificity_B",
+        "mcc_B",
+        "sens_at_spec80_B",
+        "sens_at_spec90_B",
+        "spec_at_sens95_B",
+    }
     assert values["balanced_accuracy"] == values["accuracy"]
+    assert values["auprc_B"] == values["macro_auprc"] == values["ppv_B"] == 1.0
+    assert np.isnan(evaluate_once(["auprc_A"], SCHEME, single)[0])
 
 
 def test_macro_metrics_leave_out_a_class_without_cases() -> None:
@@ -138,9 +181,10 @@ def test_macro_metrics_leave_out_a_class_without_cases() -> None:
 
 def test_a_class_without_an_operating_point_has_no_sensitivity() -> None:
     cases = make_cases(0, thresholds=(0.3, np.nan, 0.5))
-    values = evaluate_once(["sensitivity_B", "specificity_B", "sensitivity_A"], SCHEME, cases)
-    assert np.isnan(values[:2]).all()
-    assert values[2] > 0
+    names = [metric.of("B") for metric in metrics_of(SCHEME) if metric.needs_operating_point]
+    assert len(names) == 5
+    assert np.isnan(evaluate_once(names, SCHEME, cases)).all()
+    assert (evaluate_once([name.replace("_B", "_A") for name in names], SCHEME, cases) > 0).all()
 
 
 def test_two_classes_are_decided_by_the_operating_point_of_the_positive_one() -> None:
@@ -170,7 +214,7 @@ def test_the_confusion_matrix_equals_scikit_learn() -> None:
 
 def test_an_unknown_metric_lists_what_is_valid() -> None:
     for name in ("auroc", "auc_MEL", "auc", "f1_", "AUC_A", "macro_auc_A"):
-        with pytest.raises(BadInput, match=r"macro_auc, auc_<class>, f1, .*one of A, B, C_x"):
+        with pytest.raises(BadInput, match=r"macro_auc, auc_<class>, macro_auprc, .*one of A, B, C_x"):
             resolve(name, SCHEME)
 
 
@@ -213,6 +257,35 @@ def test_a_target_is_reached_at_the_smallest_cost(target: float) -> None:
     assert np.mean(scores[~is_class] < specific.threshold) == pytest.approx(specific.specificity)
 
 
+@pytest.mark.parametrize("ratio", [0.05, 1.0, 3.0, 20.0, 1e6])
+def test_a_cost_rule_takes_the_cheapest_threshold(ratio: float) -> None:
+    for seed in range(5):
+        cases = make_cases(seed, ties=seed % 2 == 0)
+        is_class, scores = cases.truth == 1, cases.probabilities[:, 1]
+        point = fix_operating_point(f"cost={ratio:g}", "B", is_class, scores)
+
+        def cost(threshold: float, is_class: np.ndarray = is_class, scores: np.ndarray = scores) -> float:
+            (_, false_alarms), (misses, _) = oracle.confusion_matrix(
+                is_class, scores >= threshold, labels=[False, True]
+            )
+            return misses * ratio + false_alarms
+
+        assert point is not None
+        assert cost(point.threshold) == pytest.approx(min(cost(t) for t in [*scores, 1.1]))
+        assert point.sensitivity == pytest.approx(np.mean(scores[is_class] >= point.threshold))
+
+
+def test_the_more_a_miss_costs_the_more_sensitive_is_the_operating_point() -> None:
+    cases = make_cases(2)
+    points = [
+        fix_operating_point(f"cost={ratio}", "B", cases.truth == 1, cases.probabilities[:, 1])
+        for ratio in (0.01, 1, 5, 1000)
+    ]
+    found = [point.sensitivity for point in points if point and point.sensitivity is not None]
+    assert found == sorted(found)
+    assert found[0] < found[-1] == 1.0
+
+
 def test_full_specificity_is_reached_even_when_another_class_has_the_top_score() -> None:
     point = fix_operating_point("specificity>=1", "B", np.array([True, False]), np.array([0.2, 0.9]))
     assert point is not None
@@ -228,8 +301,24 @@ def test_a_class_without_cases_on_both_sides_gets_no_operating_point() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["", "best", "sensitivity>=", "sensitivity>=nan", "sensitivity>=1.1", "auc>=0.5", "specificity>=0"]
+    "rule",
+    [
+        "",
+        "best",
+        "sensitivity>=",
+        "sensitivity>=nan",
+        "sensitivity>=1.1",
+        "auc>=0.5",
+        "specificity>=0",
+        "cost",
+        "cost=",
+        "cost=0",
+        "cost=inf",
+        "cost=nan",
+        "cost>=2",
+        "costs=2",
+    ],
 )
 def test_an_unknown_rule_lists_what_is_valid(rule: str) -> None:
-    with pytest.raises(BadInput, match=r"youden.*sensitivity>=X.*specificity>=X"):
+    with pytest.raises(BadInput, match=r"youden.*sensitivity>=X.*specificity>=X.*cost=R"):
         parse_rule(rule)
