@@ -88,7 +88,7 @@ _RATIOS: Mapping[str, tuple[int, int]] = {
 }
 
 
-def evaluator(cases: MaskCases, counts: Floats) -> Callable[[str], Floats]:
+def evaluator(cases: MaskCases, counts: Floats) -> Callable[[str, int], Floats]:
     """Return what computes a metric (B,) under weightings `counts` (G, B); NaN where undefined."""
     weighted = cases.sums.T @ counts  # (6, B)
-    return lambda name: ratio(weighted[_RATIOS[name][0]], weighted[_RATIOS[name][1]])
+    return lambda name, _: ratio(weighted[_RATIOS[name][0]], weighted[_RATIOS[name][1]])
