@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from clinloop.scoring.analysis import Analysis, Confusion, Curve, Model
+from clinloop.scoring.analysis import Analysis, Confusion
 from clinloop.scoring.checks import class_checks, image_checks
 from clinloop.scoring.crosschecks import holm
-from clinloop.scoring.curves import threshold_curves
+from clinloop.scoring.curves import box_curves, threshold_curves
 from clinloop.scoring.detection import BoxCases
 from clinloop.scoring.evaluate import AnyCases
 from clinloop.scoring.joining import join_rows
 from clinloop.scoring.metrics import DEFAULT_RULES, Scheme
 from clinloop.scoring.predictions import Prediction
-from clinloop.scoring.probabilities import calibrations, decision_curves
+from clinloop.scoring.probabilities import MODELS, calibrations, decision_curves
 from clinloop.scoring.segmentation import MaskCases
 from clinloop.scoring.subgroups import subgroups
 from clinloop.scoring.tables import FEW_GROUPS, by_finding
@@ -62,7 +60,7 @@ def analyse(
         return found[0], found[1]
 
     models = models_of(range(len(ordered)))
-    part = _part(models, ordered, scheme, resamples=resamples, seed=seed)
+    part = _part(models, scheme, resamples=resamples, seed=seed)
     rows, notes = subgroups(ordered, scheme, models_of, primary=primary, resamples=resamples, seed=seed)
     if models[0].n_groups < FEW_GROUPS:
         notes.insert(0, f"Only {models[0].n_groups} groups: intervals and p-values are unreliable.")
@@ -82,15 +80,13 @@ def analyse(
     )
 
 
-def _part(
-    models: tuple[AnyCases, AnyCases], truth: Sequence[TruthCase], scheme: Scheme, *, resamples: int, seed: int
-) -> Analysis:
+def _part(models: tuple[AnyCases, AnyCases], scheme: Scheme, *, resamples: int, seed: int) -> Analysis:
     """Return what depends on the task type."""
     match models:
         case Cases() as initial, Cases() as refined:
-            return _of_classes(truth, scheme, initial, refined, resamples=resamples, seed=seed)
+            return _of_classes((initial, refined), scheme, resamples=resamples, seed=seed)
         case BoxCases() as initial, BoxCases() as refined:
-            return _of_boxes(scheme, initial, refined)
+            return _of_boxes((initial, refined), scheme)
         case MaskCases() as initial, MaskCases() as refined:
             matrices = [by_finding(model.has_target, model.is_found) for model in (initial, refined)]
             return Analysis(confusion=_by_image(scheme, matrices))
@@ -98,42 +94,35 @@ def _part(
             raise ValueError("two models of one task have predictions of one type")
 
 
-def _of_classes(
-    truth: Sequence[TruthCase], scheme: Scheme, initial: Cases, refined: Cases, *, resamples: int, seed: int
-) -> Analysis:
+def _of_classes(models: tuple[Cases, Cases], scheme: Scheme, *, resamples: int, seed: int) -> Analysis:
     names, places = scheme.classes, shown_classes(scheme)
-    both: tuple[tuple[Model, Cases], ...] = (("initial", initial), ("refined", refined))
     return Analysis(
         curves=[
             curve
             for place in places
-            for model, cases in both
+            for model, cases in zip(MODELS, models, strict=True)
             for curve in threshold_curves(
                 model, names[place], cases.truth == place, cases.probabilities[:, place], cases.thresholds[place]
             )
         ],
-        calibration=[
-            found
-            for model, cases in both
-            for found in calibrations(model, cases, names, places, resamples=resamples, seed=seed)
+        calibration=calibrations(models, scheme, places, resamples=resamples, seed=seed),
+        decision_curves=decision_curves(models, names, places),
+        confusion=[
+            Confusion(model=model, matrix=confusion(cases), names=list(names))
+            for model, cases in zip(MODELS, models, strict=True)
         ],
-        decision_curves=decision_curves(initial, refined, names, places),
-        confusion=[Confusion(model=model, matrix=confusion(cases), names=list(names)) for model, cases in both],
-        checks=class_checks(initial, refined, names, places),
+        checks=class_checks(*models, names, places),
     )
 
 
-def _of_boxes(scheme: Scheme, initial: BoxCases, refined: BoxCases) -> Analysis:
-    both: tuple[tuple[Model, BoxCases], ...] = (("initial", initial), ("refined", refined))
-    curves: list[Curve] = []
-    for model, cases in both:
-        curves += [
-            curve
-            for curve in threshold_curves(model, scheme.detected, cases.has_box, cases.best, cases.threshold)
-            if curve.kind == "roc"
-        ]
-    matrices = [by_finding(cases.has_box, np.asarray(cases.best >= cases.threshold)) for _, cases in both]
-    return Analysis(curves=curves, confusion=_by_image(scheme, matrices), checks=image_checks(initial, refined))
+def _of_boxes(models: tuple[BoxCases, BoxCases], scheme: Scheme) -> Analysis:
+    return Analysis(
+        curves=[
+            curve for model, cases in zip(MODELS, models, strict=True) for curve in box_curves(model, cases, scheme)
+        ],
+        confusion=_by_image(scheme, [by_finding(cases.has_box, cases.best >= cases.threshold) for cases in models]),
+        checks=image_checks(*models),
+    )
 
 
 def shown_classes(scheme: Scheme) -> list[int]:
@@ -144,6 +133,5 @@ def shown_classes(scheme: Scheme) -> list[int]:
 
 
 def _by_image(scheme: Scheme, matrices: Sequence[list[list[int]]]) -> list[Confusion]:
-    models: tuple[Model, Model] = ("initial", "refined")
     names = [f"no {scheme.detected}", scheme.detected]
-    return [Confusion(model=model, matrix=matrix, names=names) for model, matrix in zip(models, matrices, strict=True)]
+    return [Confusion(model=model, matrix=matrix, names=names) for model, matrix in zip(MODELS, matrices, strict=True)]

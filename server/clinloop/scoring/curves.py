@@ -1,15 +1,20 @@
-"""ROC and precision-recall curves of one side against another, thinned so that a report can hold them, with the operating point."""
+"""ROC, precision-recall and FROC curves, thinned so that a report can hold them, each with its operating point."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from clinloop.scoring.analysis import Curve, Model
+from clinloop.scoring.detection import BoxCases
+from clinloop.scoring.froc import froc_curve, precision_recall_curve
+from clinloop.scoring.metrics import Scheme
 from clinloop.scoring.weighted import Floats, Ints
 
+Kind = Literal["roc", "precision_recall", "froc"]
 MOST_POINTS = 200
 """More points than a figure of a few hundred pixels can show."""
 
@@ -38,10 +43,26 @@ def threshold_curves(
     yield thinned(model, name, "precision_recall", sensitivity, found / flagged, at)
 
 
-def thinned(model: Model, name: str, kind: str, x: Floats, y: Floats, at: tuple[float, float] | None) -> Curve:
+def box_curves(model: Model, cases: BoxCases, scheme: Scheme) -> Iterator[Curve]:
+    """Yield FROC and precision-recall of each target's boxes at IoU 0.5, and the ROC of images by their best score."""
+    for target, (name, ranked) in enumerate(zip(scheme.targets, cases.targets, strict=True)):
+        froc, precision_recall = froc_curve(cases, target), precision_recall_curve(cases, target)
+        if not len(ranked.scores) or not len(ranked.true_groups):
+            continue
+        shown = int((ranked.scores >= cases.threshold).sum())  # none, where it is NaN
+        found, boxes = int(ranked.is_true[0, :shown].sum()), len(ranked.true_groups)
+        at = None if np.isnan(cases.threshold) else ((shown - found) / len(cases.groups), found / boxes)
+        x, y = np.append(0.0, froc.fp_per_image), np.append(0.0, froc.recall)
+        yield thinned(model, name, "froc", x, y, at)
+        at = (found / boxes, found / shown) if shown else None
+        yield thinned(model, name, "precision_recall", precision_recall.recall, precision_recall.precision, at)
+    for curve in threshold_curves(model, scheme.detected, cases.has_box, cases.best, cases.threshold):
+        if curve.kind == "roc":
+            yield curve
+
+
+def thinned(model: Model, name: str, kind: Kind, x: Floats, y: Floats, at: tuple[float, float] | None) -> Curve:
     """Return a curve with at most MOST_POINTS of its points, the first and the last among them, evenly along its length."""
-    if kind not in ("roc", "precision_recall", "froc"):
-        raise ValueError(f"no kind of curve: {kind}")
     keep = _evenly(x, y)
     return Curve(model=model, name=name, kind=kind, x=x[keep].tolist(), y=y[keep].tolist(), at=at)
 
