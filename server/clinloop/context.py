@@ -142,8 +142,8 @@ def is_of_task(case: CaseRow, spec: TaskSpec) -> bool:
             return True
 
 
-def truth_of(spec: TaskSpec, cases: Sequence[CaseRow], *, attributes: Sequence[str] | None = None) -> str:
-    """Return the truth of some cases as scoring reads it: what the kind of task needs, and attributes (None: the spec's confounders)."""
+def truth_of(spec: TaskSpec, cases: Sequence[CaseRow]) -> str:
+    """Return the truth of some cases as scoring reads it: what the kind of task needs, and all attributes, which the confound audit looks at."""
     needed = [
         case._replace(
             boxes=_boxes(case, spec) if spec.task_type == "detection" else None,
@@ -151,8 +151,9 @@ def truth_of(spec: TaskSpec, cases: Sequence[CaseRow], *, attributes: Sequence[s
         )
         for case in cases
     ]
-    named = [item.attribute for item in spec.confounders] if attributes is None else attributes
-    return truth_text(needed, spec.targets, named)
+    declared = [item.attribute for item in spec.confounders]
+    others = [name for name in (cases[0].attributes if cases else ()) if name not in declared]
+    return truth_text(needed, spec.targets, [*declared, *others])
 
 
 def explain(fault: Exception) -> str:

@@ -98,11 +98,7 @@ def open_view(here: TaskContext, opened: Sequence[CaseRow], place: Path) -> View
     audited = {case_ids[name]: other for other, name in names["audit"].items()}
     prepare_predict_view([known[case_id] for case_id in audited], audit_folder, new_ids=audited)
     truth = service.read_truth(
-        context.truth_of(
-            here.task.spec,
-            [test[case_id] for case_id in names["test"].values()],
-            attributes=here.dataset.attributes,  # all: subgroups, and what else could stand in for the disease
-        ).encode()
+        context.truth_of(here.task.spec, [test[case_id] for case_id in names["test"].values()]).encode()
     )
     truth = [case._replace(case_id=name) for name, case in zip(names["test"], truth, strict=True)]
     return View(place, folder, audit_folder, names, truth)
