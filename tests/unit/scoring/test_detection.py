@@ -119,7 +119,9 @@ def coco(truth: Truth, found: Found, *, targets: int = 1) -> dict[str, float]:
         return float(values[values > -1].mean()) if (values > -1).any() else float("nan")
 
     everything = [mean(precision[0, ..., 0]), mean(precision[5, ..., 0]), mean(precision[..., 0])]
-    return dict(zip(COCO_NAMES, [*everything, *(mean(precision[..., area]) for area in (1, 2, 3)), mean(recall)], strict=True))
+    return dict(
+        zip(COCO_NAMES, [*everything, *(mean(precision[..., area]) for area in (1, 2, 3)), mean(recall)], strict=True)
+    )
 
 
 def assert_as_coco(ours: np.ndarray, truth: Truth, found: Found, *, targets: int = 1) -> None:
