@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from clinloop.scoring.analysis import Analysis, Confusion
 from clinloop.scoring.checks import class_checks, image_checks
+from clinloop.scoring.confound_audit import audit
+from clinloop.scoring.confound_audit import notes as audit_notes
 from clinloop.scoring.crosschecks import holm
 from clinloop.scoring.curves import box_curves, threshold_curves
 from clinloop.scoring.detection import BoxCases
@@ -60,7 +62,9 @@ def analyse(
         return found[0], found[1]
 
     models = models_of(range(len(ordered)))
+    resamples = resamples if models[0].n_groups > 1 else 0
     part = _part(models, scheme, resamples=resamples, seed=seed)
+    confounders, joint = audit(ordered, scheme, *models, resamples=resamples, seed=seed)
     rows, notes = subgroups(ordered, scheme, models_of, primary=primary, resamples=resamples, seed=seed)
     if models[0].n_groups < FEW_GROUPS:
         notes.insert(0, f"Only {models[0].n_groups} groups: intervals and p-values are unreliable.")
@@ -72,11 +76,11 @@ def analyse(
         subgroups=rows,
         checks=part.checks,
         adjusted_p=dict(zip(p_values, holm(list(p_values.values())), strict=True)),
-        confounders=part.confounders,
-        joint=part.joint,
+        confounders=confounders,
+        joint=joint,
         resamples=resamples,
         seed=seed,
-        notes=notes,
+        notes=[*notes, *audit_notes(ordered, scheme)],
     )
 
 
