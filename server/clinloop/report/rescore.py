@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from typing import cast
 
 from clinloop.errors import BadInput, Refusal
@@ -15,8 +14,6 @@ from clinloop.scoring.metrics import scheme_of
 from clinloop.spec import TaskSpec
 
 MOST_RESAMPLES = 1_000_000
-MOST_DIFFERENCES = 20
-"""Differences of an analysis that are named: one changed case moves thousands of numbers."""
 
 
 def score_differences(data: ReportData, evidence: Evidence, *, tolerance: float) -> list[str]:
@@ -60,7 +57,7 @@ def analysis_differences(
         )
     except Refusal as refusal:
         return [f"the evidence cannot be analysed: {refusal}"]
-    return list(islice(_apart("", asdict(stated), asdict(found), tolerance, words), MOST_DIFFERENCES))
+    return list(_apart("", asdict(stated), asdict(found), tolerance, words))
 
 
 def _apart(where: str, stated: object, found: object, tolerance: float, words: bool) -> Iterator[str]:
