@@ -121,7 +121,7 @@ class Cell:
     """Quartiles (25, 50, 75 %) of the probability of the class; None where there are too few."""
     refined: tuple[float, float, float] | None
     initial_histogram: list[int]
-    """Cases by probability in 20 bins of equal width from 0 to 1."""
+    """Cases by probability in 20 bins of equal width from 0 to 1; empty where there are too few, which would show single cases."""
     refined_histogram: list[int]
 
 

@@ -194,17 +194,18 @@ class _Joined(NamedTuple):
 
 
 def _joined(pairs: Sequence[_Pair]) -> list[_Joined]:
-    """Return the declared confounders by class, where a class has at least two that vary and enough cases know them all."""
+    """Return the declared confounders together, for each class that one is audited against, where there are two and enough cases know them all."""
+    declared = [pair for pair in pairs if pair.exposure.is_declared]
+    items = tuple({pair.exposure.attribute: pair.exposure for pair in declared if not pair.exposure.is_word}.values())
+    if len(items) < 2:
+        return []
+    known = np.logical_and.reduce([item.known for item in items])
+    if int(known.sum()) < MIN_CELL * (len(items) + 2):
+        return []
     found: list[_Joined] = []
-    for name in dict.fromkeys(pair.side.class_name for pair in pairs):
-        own = [pair for pair in pairs if pair.exposure.is_declared and pair.side.class_name == name]
-        items = tuple(pair.exposure for pair in own)
-        if len(items) < 2:
-            continue
-        known = np.logical_and.reduce([item.known for item in items])
-        if int(known.sum()) >= MIN_CELL * (len(items) + 2):
-            both = tuple(JointNumbers(cases, items, known) for cases in (own[0].side.initial, own[0].side.refined))
-            found.append(_Joined(name, items, (both[0], both[1])))
+    for side in {pair.side.class_name: pair.side for pair in declared}.values():
+        both = JointNumbers(side.initial, items, known), JointNumbers(side.refined, items, known)
+        found.append(_Joined(side.class_name, items, both))
     return found
 
 

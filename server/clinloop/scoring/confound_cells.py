@@ -13,7 +13,10 @@ BINS = 20
 
 
 def cells_of(initial: Numbers, refined: Numbers) -> list[Cell]:
-    """Return the four cells of two models on the same cases: how many, quartiles where there are enough, distributions."""
+    """Return the four cells of two models on the same cases: how many, and where there are enough quartiles and distributions.
+
+    A distribution of few cases would show single ones.
+    """
     groups, cells = initial.cases.groups, list[Cell]()
     for name, (is_positive, is_present) in CELLS.items():
         is_in = initial.cells[name]
@@ -27,8 +30,8 @@ def cells_of(initial: Numbers, refined: Numbers) -> list[Cell]:
                 groups=len(np.unique(groups[is_in])),
                 initial=_quartiles(before) if is_enough else None,
                 refined=_quartiles(after) if is_enough else None,
-                initial_histogram=_histogram(before),
-                refined_histogram=_histogram(after),
+                initial_histogram=_histogram(before) if is_enough else [],
+                refined_histogram=_histogram(after) if is_enough else [],
             )
         )
     return cells

@@ -137,7 +137,9 @@ def _price(metric: ConfoundMetric) -> str:
 def _verdict(metric: ConfoundMetric, rise: str, fall: str) -> str:
     """Return what the change is called: only where the interval of the difference excludes 0, and with what the correction says."""
     low, high = metric.difference.low, metric.difference.high
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None:
+        return "change not tested"
+    if low <= 0 <= high:
         return "no clear change"
     word = rise if low > 0 else fall
     if metric.p_holm is not None and metric.p_holm > _ALPHA:
@@ -146,8 +148,8 @@ def _verdict(metric: ConfoundMetric, rise: str, fall: str) -> str:
 
 
 def _unless_clear(metric: ConfoundMetric) -> str:
-    low, high = metric.difference.low, metric.difference.high
-    return " (no clear change)" if low is None or high is None or low <= 0 <= high else ""
+    verdict = _verdict(metric, "", "")
+    return f" ({verdict})" if verdict in {"change not tested", "no clear change"} else ""
 
 
 def _nothing(audit: ConfounderAudit, known: Mapping[str, ConfoundMetric], name: str) -> str:

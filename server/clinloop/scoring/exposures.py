@@ -21,6 +21,10 @@ MAX_LEVELS = 8
 """Different words of an attribute up to which each gets an audit of its own."""
 
 
+_LONGEST = 60
+"""Characters of a word; longer ones are free text."""
+
+
 class Exposure(NamedTuple):
     """One attribute of N cases, or one level of it."""
 
@@ -43,12 +47,14 @@ class Exposure(NamedTuple):
         return ~np.isnan(self.value)
 
     @property
+    def is_word(self) -> bool:
+        """Whether it is one of several words."""
+        return bool(self.level) and not self.level.startswith(("above ", "at least "))
+
+    @property
     def name(self) -> str:
         """What a sentence calls it: "drain", "age above 60", "site = chest"."""
-        if not self.level:
-            return self.attribute
-        is_range = self.level.startswith(("above ", "at least "))
-        return f"{self.attribute} {self.level}" if is_range else f"{self.attribute} = {self.level}"
+        return f"{self.attribute} {'= ' if self.is_word else ''}{self.level}".strip()
 
 
 class Exposures(NamedTuple):
@@ -93,6 +99,8 @@ def _exposures_of(name: str, texts: Sequence[str], *, is_declared: bool) -> list
         return "all cases say the same"
     if len(levels) > MAX_LEVELS:
         return f"it has {len(levels)} different words, more than {MAX_LEVELS}"
+    if any(len(level) > _LONGEST for level in levels):
+        return "it is free text"
     words = np.array(texts)
     if len(levels) == 2:  # the other one is its mirror image
         levels = [min(levels, key=lambda level: (int((words == level).sum()), level))]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from scipy.stats import pearsonr, rankdata
+from pydantic import TypeAdapter
+from scipy.stats import binom, pearsonr, rankdata
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
 
@@ -223,6 +225,8 @@ def test_of_two_words_one_is_audited_and_what_says_nothing_is_noted() -> None:
                 "sex": "F" if place % 3 else "M",
                 "room": f"room {place % 30}",
                 "maker": "one",
+                "remark": ("lies" if place % 2 else "stands")
+                + " at a window of the ward, as far as one can tell from here",
                 "rare": "yes" if place < 5 else "no",
                 "grade": "9" if place % 4 else "3",
             },
@@ -235,6 +239,7 @@ def test_of_two_words_one_is_audited_and_what_says_nothing_is_noted() -> None:
     assert int(found.found[1].present.sum()) == 67
     text = " ".join(notes(truth, Scheme(("no ptx", "ptx"))))
     assert "room is not audited: it has 30 different words" in text
+    assert "remark is not audited: it is free text" in text
     assert "maker is not audited: all cases say the same" in text
     assert f"rare is not audited: fewer than {MIN_CELL} cases" in text
 
@@ -253,6 +258,7 @@ def test_a_cell_that_is_too_small_gets_no_number_no_p_and_no_claim() -> None:
     assert metrics["partial_r"].initial.value is not None
     cell = next(cell for cell in found.cells if not cell.positive and cell.present)
     assert (cell.n, cell.initial, cell.refined) == (MIN_CELL - 1, None, None)
+    assert cell.initial_histogram == cell.refined_histogram == []
     assert f"there are {MIN_CELL - 1} cases with drain but not ptx, too few" in found.sentence
     data.drain[conflict] = 0
     data.drain[np.flatnonzero(data.drain == 1)[5:]] = 0
@@ -290,6 +296,15 @@ def test_a_model_that_answers_all_cases_alike_does_not_vary() -> None:
     assert notes_of["conflict_auc"][:2] == ("", 0.5)
 
 
+def test_an_audit_crosses_the_border_of_the_scoring_process_as_json() -> None:
+    data = Data(7)
+    data.p[1] = np.full(len(data.y), 0.3)
+    scheme = replace(SCHEME, confounders=("drain", "site"))
+    for found in (data.audited(), data.audited(scheme)):
+        text = json.dumps([asdict(one) for one in found], allow_nan=False)
+        assert TypeAdapter(list[ConfounderAudit]).validate_json(text) == found
+
+
 def test_holm_gives_the_adjusted_values_of_the_textbook() -> None:
     # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
     assert holm([0.01, None, 0.04, 0.03, 0.005]) == pytest.approx([0.03, None, 0.06, 0.06, 0.02])
@@ -319,7 +334,8 @@ def test_the_same_model_twice_changes_nothing_and_a_model_that_leans_less_is_tol
     assert "weaker" not in same.sentence and "better" not in same.sentence and "lower" not in same.sentence
     assert same.sentence.count("no clear change") == 5
     data = Data(10, n=900)
-    found = audit(data.truth(), SCHEME, data.cases(0), data.cases(1), resamples=1200, seed=1)[0][0]
+    truth = [case._replace(attributes={"drain": case.attributes["drain"]}) for case in data.truth()]
+    found = audit(truth, SCHEME, data.cases(0), data.cases(1), resamples=1200, seed=1)[0][0]
     values = {metric.name: metric for metric in found.metrics}
     assert (values["partial_r"].p_holm or 1) < 0.05
     before, after = values["median_negative_with"].initial.value, values["median_negative_with"].refined.value
@@ -407,6 +423,7 @@ def test_of_many_classes_and_attributes_the_strongest_pairs_are_audited_and_decl
     first = found[1].metrics[0]
     assert first.initial.value == pytest.approx(roc_auc_score(y == 2, p[:, 2]))
     assert first.initial.low is None and first.p is None  # no resamples
+    assert "clear change" not in found[1].sentence and "(change not tested)" in found[1].sentence
 
 
 def test_boxes_are_audited_by_their_best_score_and_masks_by_what_was_found() -> None:
@@ -451,3 +468,19 @@ def test_boxes_are_audited_by_their_best_score_and_masks_by_what_was_found() -> 
     known = ~np.isnan(data.drain)
     conflict = known & (data.y != (data.drain == 1))
     assert values["conflict_auc"] == pytest.approx(roc_auc_score(data.y[conflict], data.p[0][conflict] >= THRESHOLD))
+
+
+@pytest.mark.slow
+def test_two_models_that_lean_alike_are_rarely_told_apart_even_by_ten_numbers_at_once() -> None:
+    told, trials = 0, 120
+    for seed in range(trials):
+        data = Data(seed, n=300)
+        random = np.random.default_rng(1000 + seed)
+        has = np.nan_to_num(data.drain)
+        data.p = [
+            np.clip(0.3 + 0.2 * data.y + 0.15 * has + random.normal(0, 0.2, len(has)), 0, 1).round(2) for _ in range(2)
+        ]
+        truth = [case._replace(attributes={"drain": case.attributes["drain"]}) for case in data.truth()]
+        found = audit(truth, SCHEME, data.cases(0), data.cases(1), resamples=400, seed=seed)[0][0]
+        told += any(metric.p_holm is not None and metric.p_holm < 0.05 for metric in found.metrics)
+    assert told <= binom.ppf(0.999, trials, 0.05)
