@@ -16,7 +16,7 @@ PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "
 )
 
 
-@pytest.mark.parametrize("script", ["tool_table", "failpoint_table"])
+@pytest.mark.parametrize("script", ["tool_table", "failpoint_table", "metric_table"])
 def test_the_generated_tables_are_current(script: str) -> None:
     spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
     assert spec and spec.loader

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from clinloop.scoring.bootstrap import bootstrap, draw_counts, interval, p_of_gain, p_two_sided
-from clinloop.scoring.evaluate import evaluate_once
+from clinloop.scoring.bootstrap import (
+    bootstrap,
+    draw_counts,
+    interval,
+    interval_bca,
+    leave_one_out,
+    p_of_gain,
+    p_two_sided,
+)
+from clinloop.scoring.evaluate import evaluate, evaluate_once
 from clinloop.scoring.metrics import Scheme
 from clinloop.scoring.weighted import Cases
 
@@ -131,3 +141,48 @@ def test_a_rare_class_makes_some_resamples_undefined() -> None:
     drawn = bootstrap(["auc_yes"], SCHEME, [cases], resamples=2000, seed=0)[0, 0]
     assert np.isnan(drawn).mean() == pytest.approx(math.exp(-1), abs=0.05)
     assert np.nanmean(drawn) == pytest.approx(evaluate_once(["auc_yes"], SCHEME, cases)[0], abs=0.02)
+
+
+def test_leaving_out_a_group_equals_taking_it_away() -> None:
+    cases = patients(np.random.default_rng(3), n=30, images=2, models=1)[0]
+    found = leave_one_out(["auc_yes", "brier"], SCHEME, [cases])[0]
+    for group in range(30):
+        kept = cases.groups != group
+        without = binary(
+            np.log(cases.probabilities[kept, 1] / cases.probabilities[kept, 0]), cases.truth[kept], cases.groups[kept]
+        )
+        expected = evaluate_once(["auc_yes", "brier"], SCHEME, without)
+        np.testing.assert_allclose(found[:, group], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["auc_yes", "f1_yes", "brier"])
+def test_the_bca_interval_equals_scipy(name: str) -> None:
+    cases = patients(np.random.default_rng(4), n=40, images=3, models=1)[0]
+
+    def of_groups(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        chosen = np.moveaxis(samples[0], axis, -1)  # (…, groups): which were drawn
+        counts = np.stack([np.bincount(row.astype(int), minlength=40) for row in chosen.reshape(-1, chosen.shape[-1])])
+        return evaluate([name], SCHEME, cases, counts.T.astype(float))[0].reshape(chosen.shape[:-1])
+
+    values = bootstrap([name], SCHEME, [cases], resamples=500, seed=1)[0, 0]
+    value, left_out = evaluate_once([name], SCHEME, cases)[0], leave_one_out([name], SCHEME, [cases])[0, 0]
+    drawn = stats.bootstrap(
+        (np.arange(40),),
+        of_groups,
+        n_resamples=0,
+        method="BCa",
+        bootstrap_result=SimpleNamespace(bootstrap_distribution=values),
+    )
+    assert interval_bca(values, value, left_out) == pytest.approx(tuple(drawn.confidence_interval), abs=1e-12)
+    assert interval_bca(values, value, left_out) != interval(values)
+
+
+def test_a_bca_interval_is_not_made_up() -> None:
+    values, left_out = np.linspace(0.5, 0.6, 200), np.linspace(0.54, 0.56, 30)
+    assert interval_bca(values, 0.7, left_out) is None  # no resample on one side of the value
+    assert interval_bca(np.full(200, np.nan), 0.55, left_out) is None
+    assert interval_bca(values, 0.55, np.full(30, np.nan)) is None
+    # Without bias and skewness it is the percentile interval.
+    plain = interval(values)
+    assert plain is not None
+    assert interval_bca(values, 0.55, np.full(30, 0.55)) == pytest.approx(tuple(plain))
