@@ -143,7 +143,7 @@ def is_of_task(case: CaseRow, spec: TaskSpec) -> bool:
 
 
 def truth_of(spec: TaskSpec, cases: Sequence[CaseRow]) -> str:
-    """Return the truth of some cases as scoring reads it: what the kind of task needs, and the values of the spec's confounders."""
+    """Return the truth of some cases as scoring reads it: what the kind of task needs, and all attributes, which the confound audit looks at."""
     needed = [
         case._replace(
             boxes=_boxes(case, spec) if spec.task_type == "detection" else None,
@@ -151,7 +151,9 @@ def truth_of(spec: TaskSpec, cases: Sequence[CaseRow]) -> str:
         )
         for case in cases
     ]
-    return truth_text(needed, spec.targets, [item.attribute for item in spec.confounders])
+    declared = [item.attribute for item in spec.confounders]
+    others = [name for name in (cases[0].attributes if cases else ()) if name not in declared]
+    return truth_text(needed, spec.targets, [*declared, *others])
 
 
 def explain(fault: Exception) -> str:

@@ -52,6 +52,7 @@ class Outcome(NamedTuple):
     canaries: dict[Model, report.CanaryCheck]
     order: dict[Model, report.OrderAudit]
     test_counts: dict[str, int]
+    analysis: service.Analysis
 
 
 class Delivered(NamedTuple):
@@ -188,6 +189,7 @@ def _report_data(
             test=test,
             drop=None if test is None else validation - test,
         ),
+        analysis=outcome.analysis,
         integrity=report.Integrity(
             earlier_openings=_earlier_openings(store, task),
             sealed_to=seal.recipients,

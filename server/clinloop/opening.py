@@ -199,7 +199,17 @@ def score(here: TaskContext, store: Store, frozen: Sequence[Frozen], view: View)
         unit=here.dataset.group_kind,
     )
     counts = {name: sum(case.label == name for case in truth) for name in here.classes}
-    return Outcome(final, truth, tables, canaries, order, counts)
+    analysis = service.analyse(
+        tables["initial"],
+        tables["refined"],
+        truth,
+        scheme=scheme,
+        primary=spec.primary_metric,
+        p_values={metric.name: metric.p for metric in final},
+        operating_points=(points["initial"], points["refined"]),
+        seed=here.task.seed,
+    )
+    return Outcome(final, truth, tables, canaries, order, counts, analysis)
 
 
 def largest_difference(

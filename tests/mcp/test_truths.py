@@ -168,6 +168,12 @@ async def test_an_agent_takes_boxes_or_masks_to_a_report_that_verifies(
     assert "Confusion matrices" not in page
     stored = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))
     assert [check["agreeing"] == check["n"] > 0 for check in stored["integrity"]["canaries"]] == [True, True]
+    analysis = stored["analysis"]
+    assert [one["names"] for one in analysis["confusion"]] == [["no dot", "dot"]] * 2
+    assert {curve["kind"] for curve in analysis["curves"]} == (
+        {"froc", "precision_recall", "roc"} if kind == "detection" else set()
+    )
+    assert set(analysis["adjusted_p"]) == set(metrics)
 
 
 async def test_sealed_masks_are_scored_when_the_key_opens_them(agent: Agent, tmp_path: Path) -> None:
@@ -241,5 +247,12 @@ async def test_a_declared_confounder_is_scored_guarded_and_reported(agent: Agent
     final = await agent.finalize(task["task_id"], "run0")
     reported = {metric["name"] for metric in final["result"]["metrics"]}
     assert {"conflict_auc_drain", "partial_r_drain", "raw_r_drain", "fp_share_drain"} <= reported
-    verification = verify(Path(final["result"]["report"]).parent)
+    report = Path(final["result"]["report"]).parent
+    verification = verify(report)
     assert verification.ok, [check for check in verification.checks if not check.ok]
+    assert "analysis" in {check.name for check in verification.checks}
+    analysis = json.loads((report / "report.json").read_text(encoding="utf-8"))["analysis"]
+    assert {(row["attribute"], row["value"]) for row in analysis["subgroups"]} == {("drain", "0"), ("drain", "1")}
+    assert [(audit["attribute"], audit["is_declared"]) for audit in analysis["confounders"]] == [("drain", True)]
+    assert {one["name"] for one in (*analysis["curves"], *analysis["calibration"])} == {"ill"}
+    assert [check["metric"] for check in analysis["checks"]] == ["auc_ill", "sensitivity_ill", "specificity_ill"]

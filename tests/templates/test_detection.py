@@ -65,7 +65,7 @@ def ap50(path: Path, truth: Boxes) -> float:
         n_groups=len(case_ids),
         threshold=0.5,
     )
-    return float(evaluator(cases, np.ones((len(case_ids), 1)))("ap50")[0])
+    return float(evaluator(cases, np.ones((len(case_ids), 1)))("ap50", 0)[0])
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from clinloop.scoring import truth
+from clinloop.scoring.analysis import Analysis
 from clinloop.scoring.truth import TruthCase
 
 SCHEMA_VERSION: Final = 1
@@ -361,6 +362,8 @@ class ReportData(_Value):
     """Ed25519 public key of the server that signed the rows: 64 hexadecimal digits."""
     ledger_head: str
     """Hash of the task's last row when the report was written."""
+    analysis: Analysis | None = None
+    """Everything that was computed of both models besides the final metrics; None in reports that are older than it."""
     limits: tuple[str, ...] = STANDARD_LIMITS
     """What the numbers do not mean."""
 

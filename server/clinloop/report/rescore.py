@@ -1,9 +1,11 @@
-"""The test scores of a report, computed once more from its evidence."""
+"""The test scores and the analysis of a report, computed once more from its evidence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import cast
 
 from clinloop.errors import BadInput, Refusal
 from clinloop.report.data import Estimate, Evidence, FinalMetric, ReportData
@@ -35,23 +37,75 @@ def score_differences(data: ReportData, evidence: Evidence, *, tolerance: float)
     return problems
 
 
+def analysis_differences(
+    data: ReportData, stated: service.Analysis, evidence: Evidence, *, tolerance: float, words: bool
+) -> list[str]:
+    """Return what differs between the analysis of a report and that which its evidence gives; `words`: sentences and notes too."""
+    if not 0 <= stated.resamples <= MOST_RESAMPLES:
+        return [f"there must be at most {MOST_RESAMPLES} resamples"]
+    try:
+        found = service.analyse(
+            evidence.initial,
+            evidence.refined,
+            service.read_truth(evidence.truth),
+            scheme=scheme_of(TaskSpec.model_validate(data.spec)),
+            primary=data.primary_metric,
+            p_values={metric.name: metric.p for metric in data.final},
+            operating_points=(_points(data, "initial"), _points(data, "refined")),
+            resamples=stated.resamples,
+            seed=stated.seed,
+        )
+    except Refusal as refusal:
+        return [f"the evidence cannot be analysed: {refusal}"]
+    return list(_apart("", asdict(stated), asdict(found), tolerance, words))
+
+
+def _apart(where: str, stated: object, found: object, tolerance: float, words: bool) -> Iterator[str]:
+    """Yield where two values of the same form differ; where lists or mappings have other members these are not compared."""
+    if isinstance(stated, Mapping) and isinstance(found, Mapping):
+        one, other = cast("Mapping[str, object]", stated), cast("Mapping[str, object]", found)
+        if set(one) != set(other):
+            yield f"{where}: the evidence gives {_few(other)}, the report states {_few(one)}"
+            return
+        for name in one:
+            yield from _apart(f"{where}.{name}".lstrip("."), one[name], other[name], tolerance, words)
+    elif isinstance(stated, list | tuple) and isinstance(found, list | tuple):
+        first, second = cast("Sequence[object]", stated), cast("Sequence[object]", found)
+        if len(first) != len(second):
+            yield f"{where}: the evidence gives {len(second)} entries, the report states {len(first)}"
+            return
+        for place, (left, right) in enumerate(zip(first, second, strict=True)):
+            yield from _apart(f"{where}[{place}]", left, right, tolerance, words)
+    elif _is_number(stated) and _is_number(found):
+        if not equal(cast("float", stated), cast("float", found), tolerance):
+            yield f"{where}: the evidence gives {found}, the report states {stated}"
+    elif stated != found and (words or not (isinstance(stated, str) and isinstance(found, str))):
+        yield f"{where}: the evidence gives {str(found)[:120]!r}, the report states {str(stated)[:120]!r}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _few(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)[:8]) or "nothing"
+
+
+def _points(data: ReportData, model: str) -> dict[str, dict[str, object]]:
+    return {point.class_name: {"threshold": point.threshold} for point in data.operating_points if point.model == model}
+
+
 def _score(
     data: ReportData, evidence: Evidence, truth: Sequence[service.TruthCase], metrics: Sequence[FinalMetric]
 ) -> list[service.PairedMetric]:
-    points = {
-        model: {
-            point.class_name: {"threshold": point.threshold} for point in data.operating_points if point.model == model
-        }
-        for model in ("initial", "refined")
-    }
     return service.final_scores(
         evidence.initial,
         evidence.refined,
         truth,
         scheme=scheme_of(TaskSpec.model_validate(data.spec)),
         metrics=[metric.name for metric in metrics],
-        operating_points_initial=points["initial"],
-        operating_points_refined=points["refined"],
+        operating_points_initial=_points(data, "initial"),
+        operating_points_refined=_points(data, "refined"),
         resamples=metrics[0].resamples,
         seed=metrics[0].seed,
         unit=metrics[0].unit,

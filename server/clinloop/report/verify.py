@@ -41,7 +41,8 @@ from clinloop.report.chain import (
 from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, evidence_names
 from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
-from clinloop.report.rescore import equal, score_differences
+from clinloop.report.rescore import analysis_differences, equal, score_differences
+from clinloop.scoring.analysis import Analysis
 from clinloop.sealing import unseal
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ def _checks(
         evidence = _read_evidence(data, folder, identities if data.integrity.sealed_to else ())
         yield _evidence(evidence, task)
         yield _scores(data, evidence)
+        if data.analysis is not None:  # which older reports lack
+            yield _analysis(data, data.analysis, evidence)
     yield _page(data, folder / "report.html")
 
 
@@ -357,6 +360,15 @@ def _scores(data: ReportData, evidence: Evidence | str) -> Check:
     return outcome(
         "test scores", problems, f"{len(data.final)} metrics with intervals and p-values computed again, equal"
     )
+
+
+def _analysis(data: ReportData, stated: Analysis, evidence: Evidence | str) -> Check:
+    if isinstance(evidence, str):
+        return Check("analysis", False, evidence)
+    is_same = data.clinloop_version == clinloop.__version__
+    problems = analysis_differences(data, stated, evidence, tolerance=TOLERANCE, words=is_same)
+    detail = f"curves, {len(stated.subgroups)} subgroups, {len(stated.confounders)} confounder audits and the rest computed again, equal"
+    return outcome("analysis", problems, detail + ("" if is_same else "; words of another version not compared"))
 
 
 def _page(data: ReportData, file: Path) -> Check:

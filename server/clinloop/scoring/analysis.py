@@ -121,7 +121,7 @@ class Cell:
     """Quartiles (25, 50, 75 %) of the probability of the class; None where there are too few."""
     refined: tuple[float, float, float] | None
     initial_histogram: list[int]
-    """Cases by probability in 20 bins of equal width from 0 to 1."""
+    """Cases by probability in 20 bins of equal width from 0 to 1; empty where there are too few, which would show single cases."""
     refined_histogram: list[int]
 
 
@@ -130,19 +130,19 @@ class ConfoundMetric:
     """One number about a confounder, before and after."""
 
     name: str
-    """auc_with, auc_without, conflict_auc, aligned_auc, fp_share, fn_share, raw_r, partial_r, rank_partial_r."""
+    """auc (over all cases: the price), auc_with, auc_without, conflict_auc, aligned_auc, fp_share, fn_share, raw_r, partial_r, rank_partial_r (correlations with their sign), median_positive_with, median_positive_without, median_negative_with, median_negative_without (of masks no medians)."""
     title: str
     initial: Estimate
     refined: Estimate
     difference: Estimate
     p: float | None
-    """Two-sided, paired."""
+    """Two-sided, paired; None of medians, which only describe."""
     p_holm: float | None = None
-    """The same, corrected for all confound metrics of the audit (Holm)."""
+    """The same, corrected (Holm) for all confound metrics of declared confounders, or for all of attributes that nobody declared."""
     reference: float | None = None
     """What chance would give, for example the prevalence of the confounder among the negatives beside fp_share."""
     note: str = ""
-    """"too few" where there is no number."""
+    """Where there is no number: "too few", "no operating point" or "does not vary"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class LabelNoise:
     """What a metric would be if a share of the values of a predicted confounder were wrong."""
 
     share: float
-    """Share of the values that were flipped at random, 0 to 0.5."""
+    """Share of the values that were flipped at random, 0 to 0.2; the numbers are means over such draws."""
     partial_r_initial: float | None
     partial_r_refined: float | None
     conflict_auc_initial: float | None
@@ -163,7 +163,7 @@ class ConfounderAudit:
 
     attribute: str
     level: str = ""
-    """For an attribute of several words the one that counts as present; for a number "above MEDIAN"; "" for yes/no and probabilities."""
+    """For an attribute of several words the one that counts as present; for a number "above MEDIAN" or "at least MEDIAN"; "" for yes/no and probabilities."""
     class_name: str
     """Class that counts as positive."""
     is_declared: bool
@@ -173,24 +173,28 @@ class ConfounderAudit:
     n: int
     """Cases whose value is known."""
     auc_alone: float | None
-    """AUC of the attribute alone for the class, before any picture is seen."""
+    """AUC of the attribute alone for the class, before any picture is seen; below 0.5 it speaks against the class."""
     cells: list[Cell]
     """Four: positive with, positive without, negative with, negative without."""
     metrics: list[ConfoundMetric]
     label_noise: list[LabelNoise] = field(default_factory=list[LabelNoise])
     sentence: str = ""
-    """What this audit found, in one computed sentence for a clinician."""
+    """What this audit found, computed, for a clinician; it claims no change where the interval includes none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointConfounding:
-    """Partial correlation of a probability with one confounder given the class and all other declared confounders."""
+    """Partial correlation (with its sign) of a probability with one confounder given the class and all other declared confounders."""
 
     attribute: str
     class_name: str
     initial: Estimate
     refined: Estimate
     difference: Estimate
+    p: float | None = None
+    """Two-sided, paired."""
+    p_holm: float | None = None
+    """The same, corrected for the confounders that are told together."""
 
 
 @dataclass(frozen=True, kw_only=True)

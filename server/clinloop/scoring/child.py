@@ -31,6 +31,8 @@ def main() -> None:
                 reply = {"result": asdict(compute.score(job))}
             case "paired":
                 reply = {"result": [asdict(metric) for metric in compute.paired(job)]}
+            case "analyse":
+                reply = {"result": asdict(compute.analyse(job))}
     except (BadPredictions, BadInput) as refusal:
         reply = {"refused": type(refusal).__name__, "text": str(refusal)}
     except MemoryError:

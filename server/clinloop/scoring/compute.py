@@ -7,19 +7,23 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from clinloop.scoring.bootstrap import Floats, bootstrap, interval, p_of_gain, p_two_sided
+from clinloop.scoring.analyse import Predicted
+from clinloop.scoring.analyse import analyse as put_together
+from clinloop.scoring.analysis import Analysis
+from clinloop.scoring.bootstrap import bootstrap, p_of_gain, p_two_sided
+from clinloop.scoring.estimates import estimate
 from clinloop.scoring.evaluate import evaluate_once
-from clinloop.scoring.joining import join, known_truth, read
+from clinloop.scoring.joining import join, known_truth, read, read_for
 from clinloop.scoring.metrics import Scheme, resolve
 from clinloop.scoring.predictions import Prediction
-from clinloop.scoring.results import Estimate, PairedMetric, ScoreResult
+from clinloop.scoring.results import PairedMetric, ScoreResult
 from clinloop.scoring.tables import tables_of
 
 
 class Job(TypedDict):
     """A request to the scoring process."""
 
-    action: Literal["rows", "score", "paired"]
+    action: Literal["rows", "score", "paired", "analyse"]
     files: list[int]
     """Open descriptors of predictions files."""
     scheme: dict[str, Any]
@@ -35,6 +39,8 @@ class Job(TypedDict):
     rule: str
     thresholds: list[dict[str, float]] | None
     """paired: operating points by class for each model; None: fixed on these very cases, which are validation cases."""
+    p_values: dict[str, float | None]
+    """analyse: of the reported metrics, in their order."""
     resamples: int
     seed: int
     unit: str
@@ -67,7 +73,7 @@ def score(job: Job) -> ScoreResult:
     return ScoreResult(
         primary_metric=job["primary"],
         metrics={
-            name: _estimate(values[index], None if drawn is None else drawn[index]) for index, name in enumerate(names)
+            name: estimate(values[index], None if drawn is None else drawn[index]) for index, name in enumerate(names)
         },
         operating_points=points,
         per_class=tables.rows,
@@ -107,9 +113,9 @@ def paired(job: Job) -> list[PairedMetric]:
             PairedMetric(
                 name=name,
                 direction=metric.direction,
-                initial=_estimate(values[0, index], drawn[0, index]),
-                refined=_estimate(values[1, index], drawn[1, index]),
-                difference=_estimate(values[1, index] - values[0, index], difference),
+                initial=estimate(values[0, index], drawn[0, index]),
+                refined=estimate(values[1, index], drawn[1, index]),
+                difference=estimate(values[1, index] - values[0, index], difference),
                 p=p_two_sided(difference) if defined else None,
                 p_gain=p_of_gain(difference if metric.direction == "higher" else -difference) if defined else None,
                 n=len(models[0].groups),
@@ -122,14 +128,21 @@ def paired(job: Job) -> list[PairedMetric]:
     return result
 
 
-def _estimate(value: float, drawn: Floats | None) -> Estimate:
-    found = _or_none(value)
-    if found is None or drawn is None or not len(drawn):
-        return Estimate(found)
-    limits = interval(drawn)
-    undefined = int(np.isnan(drawn).sum())
-    return Estimate(found, None, None, undefined) if limits is None else Estimate(found, *limits, undefined)
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def analyse(job: Job) -> Analysis:
+    """Analyse two files, the initial and the refined model, beyond their metrics, each at its operating points."""
+    scheme = scheme_of(job)
+    resolve(job["primary"], scheme)
+    truth, thresholds = known_truth(job["truth"], scheme), job["thresholds"] or [{}, {}]
+    initial, refined = (
+        Predicted(read_for(truth, scheme, job["files"][index]), thresholds[index]) for index in range(2)
+    )
+    return put_together(
+        truth,
+        scheme,
+        initial,
+        refined,
+        primary=job["primary"],
+        p_values=job["p_values"],
+        resamples=job["resamples"],
+        seed=job["seed"],
+    )

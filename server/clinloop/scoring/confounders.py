@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
-from clinloop.scoring.weighted import Cases, Floats, Weighting, order, per_group, ratio
+from clinloop.scoring.weighted import Cases, Floats, Ints, Weighting, order, per_group, ratio
+
+Bools = npt.NDArray[np.bool_]
 
 PRESENT = 0.5
 _NO_VARIANCE = 1e-12
@@ -30,18 +33,12 @@ def conflict_auc(weighting: Weighting, positive: int, place: int) -> Floats:
 
 def raw_r(weighting: Weighting, positive: int, place: int) -> Floats:
     """(B,) absolute Pearson correlation of the positive probability and the confounder."""
-    sums = _moments(weighting.cases, positive, place) @ weighting.counts
-    return _correlation(*_centred(sums[:6] + sums[6:]))
+    return np.abs(raw_correlation(_moments(weighting.cases, positive, place) @ weighting.counts))
 
 
 def partial_r(weighting: Weighting, positive: int, place: int) -> Floats:
-    """(B,) absolute partial correlation of the positive probability and the confounder, given the label.
-
-    Given a label of two values it is the correlation of the deviations from the means of the label. Source: the definition by residuals.
-    """
-    sums = _moments(weighting.cases, positive, place) @ weighting.counts
-    within = [one + other for one, other in zip(_centred(sums[:6]), _centred(sums[6:]), strict=True)]
-    return _correlation(*within)
+    """(B,) absolute partial correlation of the positive probability and the confounder, given the label."""
+    return np.abs(partial_correlation(_moments(weighting.cases, positive, place) @ weighting.counts))
 
 
 def fp_share(weighting: Weighting, positive: int, place: int) -> Floats:
@@ -62,22 +59,47 @@ CONFOUNDER_METRICS: dict[str, Callable[[Weighting, int, int], Floats]] = {
 }
 
 
-def _moments(cases: Cases, positive: int, place: int) -> Floats:
-    """(12, G) for positives, then for negatives: cases and sums of p, c, pp, cc, pc, with p and c shifted by their means."""
-    return cases.once(("moments", positive, place), lambda: _summed_moments(cases, positive, place))
+def raw_correlation(sums: Floats) -> Floats:
+    """(B,) Pearson correlation, with its sign, from the `moments` (12, B) of weightings; NaN where p or c does not vary."""
+    return _correlation(*_centred(sums[:6] + sums[6:]))
 
 
-def _summed_moments(cases: Cases, positive: int, place: int) -> Floats:
-    value, p = cases.confounders[:, place], cases.probabilities[:, positive]
+def partial_correlation(sums: Floats) -> Floats:
+    """(B,) partial correlation given the label, with its sign, from the `moments` (12, B) of weightings; NaN where p or c does not vary.
+
+    Given a label of two values it is the correlation of the deviations from the means of the label. Source: the definition by residuals.
+    """
+    within = [one + other for one, other in zip(_centred(sums[:6]), _centred(sums[6:]), strict=True)]
+    return _correlation(*within)
+
+
+def moments(p: Floats, value: Floats, is_positive: Bools, groups: Ints, n_groups: int) -> Floats:
+    """(12, G) for positives, then for negatives: cases and sums of p, c, pp, cc, pc, with p and c shifted by their means.
+
+    c is the value (N,) of the confounder; cases where it is NaN are left out.
+    """
     known = ~np.isnan(value)
     if not known.any():
-        return np.zeros((12, cases.n_groups))
+        return np.zeros((12, n_groups))
     p = np.where(known, p - p[known].mean(), 0.0)
     c = np.where(known, value - value[known].mean(), 0.0)
-    moments = np.stack([known.astype(np.float64), p, c, p * p, c * c, p * c], axis=1)
-    is_positive = (cases.truth == positive)[:, None]
-    columns = np.concatenate([moments * is_positive, moments * ~is_positive], axis=1)
-    return per_group(columns, cases.groups, cases.n_groups).T
+    one_each = np.stack([known.astype(np.float64), p, c, p * p, c * c, p * c], axis=1)
+    of_positives = is_positive[:, None]
+    columns = np.concatenate([one_each * of_positives, one_each * ~of_positives], axis=1)
+    return per_group(columns, groups, n_groups).T
+
+
+def _moments(cases: Cases, positive: int, place: int) -> Floats:
+    return cases.once(
+        ("moments", positive, place),
+        lambda: moments(
+            cases.probabilities[:, positive],
+            cases.confounders[:, place],
+            cases.truth == positive,
+            cases.groups,
+            cases.n_groups,
+        ),
+    )
 
 
 def _centred(sums: Floats) -> tuple[Floats, Floats, Floats]:
@@ -90,4 +112,4 @@ def _centred(sums: Floats) -> tuple[Floats, Floats, Floats]:
 def _correlation(pp: Floats, cc: Floats, pc: Floats) -> Floats:
     varies = (pp > _NO_VARIANCE) & (cc > _NO_VARIANCE)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(varies, np.minimum(1.0, np.abs(pc) / np.sqrt(np.maximum(pp * cc, 0.0))), np.nan)
+        return np.where(varies, np.clip(pc / np.sqrt(np.maximum(pp * cc, 0.0)), -1.0, 1.0), np.nan)

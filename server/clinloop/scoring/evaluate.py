@@ -37,7 +37,7 @@ def evaluate(names: Sequence[str], scheme: Scheme, cases: AnyCases, counts: Floa
             value = detection.evaluator(cases, counts)
         case MaskCases():
             value = segmentation.evaluator(cases, counts)
-    return np.stack([value(found.metric.name) for found in resolved])
+    return np.stack([value(found.metric.name, -1 if found.place is None else found.place) for found in resolved])
 
 
 def evaluate_once(names: Sequence[str], scheme: Scheme, cases: AnyCases) -> Floats:

@@ -109,9 +109,32 @@ def join(
     """
     if scheme.task_type != "segmentation":  # whose masks are decisions already
         parse_rule(rule)
-    issued = [case.case_id for case in truth]
+    return join_rows(truth, scheme, read_for(truth, scheme, file), rule=rule, thresholds=thresholds)
+
+
+def read_for(truth: Sequence[TruthCase], scheme: Scheme, file: int) -> Mapping[str, Prediction]:
+    """Return what a file predicts for the cases of a truth.
+
+    Raises:
+        BadPredictions: the file breaks its contract.
+    """
     sizes = {case.case_id: (case.width, case.height) for case in truth} if scheme.task_type == "segmentation" else None
-    rows = read(scheme, file, issued, sizes)
+    return read(scheme, file, [case.case_id for case in truth], sizes)
+
+
+def join_rows(
+    truth: Sequence[TruthCase],
+    scheme: Scheme,
+    rows: Mapping[str, Prediction],
+    *,
+    rule: str,
+    thresholds: Mapping[str, float] | None = None,
+) -> tuple[AnyCases, Points]:
+    """Join what a model predicts with some or all of the cases that it was read for, as `join`.
+
+    Raises:
+        BadInput: no such rule, or an attribute that is no confounder.
+    """
     # A case without a group is a group of its own; the prefixes keep ids and groups apart.
     names, of_case = np.unique(
         [f"g{case.group}" if case.group else f"c{case.case_id}" for case in truth], return_inverse=True
@@ -123,7 +146,7 @@ def join(
         case "detection":
             return _detected(truth, scheme, cast("Mapping[str, Detections]", rows), groups, rule, thresholds)
         case "segmentation":
-            masks = [cast("Mask", rows[case_id]) for case_id in issued]
+            masks = [cast("Mask", rows[case.case_id]) for case in truth]
             return segmentation.measure([case.mask or () for case in truth], masks, groups.of_case, groups.total), {}
 
 

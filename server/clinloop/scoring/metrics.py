@@ -53,10 +53,10 @@ class Scheme:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric, or one family of metrics that takes a class or a confounder and is called `<family>_<class>` or `<family>_<confounder>`."""
+    """One metric, or one family that takes a class, a confounder or a target and is called `<family>_<class>` and so on."""
 
     name: str
-    """As an agent writes it; a family ends in `_<class>` or `_<confounder>`."""
+    """As an agent writes it; a family ends in `_<class>`, `_<confounder>` or `_<target>`."""
     title: str
     undefined: str
     """When there is no value: then it is None, never 0."""
@@ -78,9 +78,14 @@ class Metric:
         return self.name.endswith("_<confounder>")
 
     @property
+    def per_target(self) -> bool:
+        """Whether the name is completed by a target."""
+        return self.name.endswith("_<target>")
+
+    @property
     def family(self) -> str:
         """The name without what completes it, the underscore included."""
-        return self.name.removesuffix("<class>").removesuffix("<confounder>")
+        return self.name.removesuffix("<class>").removesuffix("<confounder>").removesuffix("<target>")
 
     def of(self, name: str) -> str:
         """Return the full name of a family member."""
@@ -90,6 +95,8 @@ class Metric:
         """Return what may complete the name; nothing for a metric that stands alone."""
         if self.per_confounder:
             return scheme.confounders if len(scheme.classes) == 2 else ()
+        if self.per_target:
+            return scheme.targets if len(scheme.targets) > 1 else ()
         return scheme.classes if self.per_class else ()
 
 
@@ -249,9 +256,45 @@ METRICS: tuple[Metric, ...] = (
         undefined="no box in the truth",
     ),
     Metric(
+        name="ap75",
+        task_type="detection",
+        title="Average precision of boxes at IoU 0.75 (COCO, 101 points)",
+        undefined="no box in the truth",
+    ),
+    Metric(
         name="ap50_95",
         task_type="detection",
         title="Average precision of boxes, mean over IoU 0.5 to 0.95 (COCO, 101 points)",
+        undefined="no box in the truth",
+    ),
+    Metric(
+        name="ap50_95_small",
+        task_type="detection",
+        title="Average precision (as ap50_95) of boxes of at most 32² pixels of the image file",
+        undefined="no box of that size in the truth",
+    ),
+    Metric(
+        name="ap50_95_medium",
+        task_type="detection",
+        title="Average precision (as ap50_95) of boxes of 32² to 96² pixels of the image file",
+        undefined="no box of that size in the truth",
+    ),
+    Metric(
+        name="ap50_95_large",
+        task_type="detection",
+        title="Average precision (as ap50_95) of boxes of at least 96² pixels of the image file",
+        undefined="no box of that size in the truth",
+    ),
+    Metric(
+        name="ap50_<target>",
+        task_type="detection",
+        title="Average precision of boxes at IoU 0.5 (COCO, 101 points)",
+        undefined="no box of the target in the truth",
+    ),
+    Metric(
+        name="ar100",
+        task_type="detection",
+        title="Average recall of boxes (whatever their score, at most 100 an image), mean over IoU 0.5 to 0.95 (COCO)",
         undefined="no box in the truth",
     ),
     Metric(
@@ -276,11 +319,27 @@ METRICS: tuple[Metric, ...] = (
         needs_operating_point=True,
     ),
     Metric(
+        name="froc",
+        task_type="detection",
+        title="FROC score: mean recall of boxes (IoU at least 0.5) at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false boxes per image",
+        undefined="no box in the truth",
+    ),
+    *(
+        Metric(
+            name=f"froc_{rate.replace('/', '_')}",
+            task_type="detection",
+            title=f"Recall of boxes (IoU at least 0.5) at no more than {rate} false boxes per image (point of the FROC curve, not an operating point)",
+            undefined="no box in the truth",
+        )
+        for rate in ("1/8", "1/4", "1/2", "1", "2", "4", "8")
+    ),
+    Metric(
         name="image_auc",
         task_type="detection",
         title="AUC of images with a box against images without, by the best score in the image",
         undefined="no image with a box, or none without",
     ),
+    # Segmentation: distances are between outlines, in pixels of the image file. An image without the target counts only where it is said.
     Metric(
         name="dice",
         task_type="segmentation",
@@ -288,9 +347,30 @@ METRICS: tuple[Metric, ...] = (
         undefined="no image has the target",
     ),
     Metric(
+        name="dice_all",
+        task_type="segmentation",
+        title="Dice coefficient (mean over all images; 1 where both masks are empty, 0 where one is)",
+        undefined="no image",
+    ),
+    Metric(
         name="iou",
         task_type="segmentation",
         title="Intersection over union (mean over the images that have the target)",
+        undefined="no image has the target",
+    ),
+    Metric(
+        name="hd95",
+        task_type="segmentation",
+        title="95th percentile of the Hausdorff distance between outlines (mean over the images that have the target; an empty prediction counts as the image's diagonal)",
+        direction="lower",
+        high=float("inf"),
+        unit="px",
+        undefined="no image has the target",
+    ),
+    Metric(
+        name="nsd",
+        task_type="segmentation",
+        title="Normalised surface distance: share of both outlines within 2 pixels of the other (mean over the images that have the target; 0 where the prediction is empty)",
         undefined="no image has the target",
     ),
     Metric(
@@ -313,7 +393,7 @@ class Resolved(NamedTuple):
 
     metric: Metric
     place: int | None
-    """Position of the class or the confounder in the scheme; None for a metric that stands alone."""
+    """Position of the class, the confounder or the target in the scheme; None for a metric that stands alone."""
 
 
 def metrics_of(scheme: Scheme) -> list[Metric]:
@@ -321,7 +401,8 @@ def metrics_of(scheme: Scheme) -> list[Metric]:
     return [
         metric
         for metric in METRICS
-        if metric.task_type == scheme.task_type and (not metric.per_confounder or metric.members(scheme))
+        if metric.task_type == scheme.task_type
+        and (not (metric.per_confounder or metric.per_target) or metric.members(scheme))
     ]
 
 
@@ -333,7 +414,7 @@ def resolve(name: str, scheme: Scheme) -> Resolved:
     """
     valid = metrics_of(scheme)
     for metric in valid:
-        if name == metric.name and not (metric.per_class or metric.per_confounder):
+        if name == metric.name == metric.family:
             return Resolved(metric, None)
         for index, member in enumerate(metric.members(scheme)):
             if name == metric.of(member):
@@ -343,11 +424,13 @@ def resolve(name: str, scheme: Scheme) -> Resolved:
         listed += f", with <class> one of {_shown(scheme.classes)}"
     if any(metric.per_confounder for metric in valid):
         listed += f", with <confounder> one of {_shown(scheme.confounders)}"
+    if any(metric.per_target for metric in valid):
+        listed += f", with <target> one of {_shown(scheme.targets)}"
     raise BadInput(f"{listed}.")
 
 
 def title(name: str, scheme: Scheme) -> str:
-    """Return the title of a metric name for people, with its class or confounder in front."""
+    """Return the title of a metric name for people, with its class, confounder or target in front."""
     metric, index = resolve(name, scheme)
     return metric.title if index is None else f"{metric.members(scheme)[index]}: {metric.title}"
 

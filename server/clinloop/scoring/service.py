@@ -6,22 +6,14 @@ pipe or a device) or bytes that were read already.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import logging
-import os
-import stat
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
-from clinloop.errors import BadInput, BadPredictions, Refusal
+from clinloop.errors import BadInput
 from clinloop.scoring import acceptance
 from clinloop.scoring.acceptance import Decision, Mode
+from clinloop.scoring.analysis import Analysis
 from clinloop.scoring.metrics import DEFAULT_RULES, OperatingPoint, Scheme, is_higher_better
 from clinloop.scoring.predictions import (
     TOLERANCES,
@@ -35,6 +27,7 @@ from clinloop.scoring.predictions import (
     predictions_bytes,
     probabilities_csv,
 )
+from clinloop.scoring.process import CHILD_LIMITS, ChildLimits, Source, run
 from clinloop.scoring.results import ClassRow, Estimate, PairedMetric, ScoreResult, rounded
 from clinloop.scoring.truth import TruthBox, TruthCase, read_truth, truth_csv
 
@@ -42,6 +35,7 @@ __all__ = [
     "CHILD_LIMITS",
     "DEFAULT_RULES",
     "TOLERANCES",
+    "Analysis",
     "ChildLimits",
     "ClassRow",
     "Decision",
@@ -58,6 +52,7 @@ __all__ = [
     "ScoreResult",
     "TruthBox",
     "TruthCase",
+    "analyse",
     "compare",
     "decide",
     "difference",
@@ -75,7 +70,6 @@ __all__ = [
 ]
 
 FinalMetric = PairedMetric
-Source = Path | bytes
 Truth = Path | Sequence[TruthCase]
 """A server-side truth file, or its cases."""
 Points = Mapping[str, OperatingPoint | Mapping[str, object]]
@@ -83,20 +77,6 @@ Points = Mapping[str, OperatingPoint | Mapping[str, object]]
 
 RESAMPLES_INTERVAL = 2_000
 RESAMPLES_P = 10_000
-
-
-class ChildLimits(NamedTuple):
-    """Caps of one scoring process."""
-
-    memory_bytes: int = 4 << 30
-    """Address space; numpy alone maps about 1 GiB."""
-    seconds: int = 600
-    """Wall-clock time."""
-
-
-CHILD_LIMITS = ChildLimits()
-_log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 
 def score_predictions(
@@ -129,7 +109,7 @@ def score_predictions(
         resamples=resamples if intervals else 0,
         seed=seed,
     )
-    return _run(job, [predictions], limits, ScoreResult)
+    return run(job, [predictions], limits, ScoreResult)
 
 
 def compare(
@@ -164,7 +144,7 @@ def compare(
         seed=seed,
         unit=unit,
     )
-    return _run(job, [initial, refined], limits, list[PairedMetric])
+    return run(job, [initial, refined], limits, list[PairedMetric])
 
 
 def decide(
@@ -238,6 +218,40 @@ def final_scores(
     )
 
 
+def analyse(
+    initial: Source,
+    refined: Source,
+    truth: Truth,
+    *,
+    scheme: Scheme,
+    primary: str,
+    p_values: Mapping[str, float | None],
+    operating_points: tuple[Points, Points],
+    resamples: int = RESAMPLES_INTERVAL,
+    seed: int = 0,
+    limits: ChildLimits = CHILD_LIMITS,
+) -> Analysis:
+    """Analyse two models beyond their metrics, each at its operating points; `p_values` are those of the reported metrics.
+
+    It depends on the cases, the predictions and these settings alone, not on the order of the cases.
+
+    Raises:
+        BadPredictions, BadInput, Refusal: as `score_predictions`.
+    """
+    job = _job(
+        "analyse",
+        truth=truth,
+        scheme=scheme,
+        primary=primary,
+        rule=DEFAULT_RULES[scheme.task_type],
+        thresholds=[_thresholds(points) for points in operating_points],
+        p_values=dict(p_values),
+        resamples=resamples,
+        seed=seed,
+    )
+    return run(job, [initial, refined], limits, Analysis)
+
+
 def read_predictions(
     predictions: Source,
     *,
@@ -258,11 +272,11 @@ def read_predictions(
     job = _job("rows", truth=(), scheme=scheme, issued=issued, sizes=None if sizes is None else dict(sizes))
     match scheme.task_type:
         case "classification":
-            return {**_run(job, [predictions], limits, dict[str, Probabilities])}
+            return {**run(job, [predictions], limits, dict[str, Probabilities])}
         case "detection":
-            return {**_run(job, [predictions], limits, dict[str, Detections])}
+            return {**run(job, [predictions], limits, dict[str, Detections])}
         case "segmentation":
-            return {**_run(job, [predictions], limits, dict[str, Mask])}
+            return {**run(job, [predictions], limits, dict[str, Mask])}
 
 
 def read_probabilities(
@@ -274,7 +288,7 @@ def read_probabilities(
 ) -> dict[str, Probabilities]:
     """Return the probabilities of a classification file; otherwise as `read_predictions`."""
     issued = None if expected is None else list(expected)
-    return _run(_job("rows", truth=(), scheme=scheme, issued=issued), [predictions], limits, dict[str, Probabilities])
+    return run(_job("rows", truth=(), scheme=scheme, issued=issued), [predictions], limits, dict[str, Probabilities])
 
 
 def _job(
@@ -288,6 +302,7 @@ def _job(
     thresholds: list[dict[str, float]] | None = None,
     issued: list[str] | None = None,
     sizes: dict[str, tuple[int, int]] | None = None,
+    p_values: dict[str, float | None] | None = None,
     resamples: int = 0,
     seed: int = 0,
     unit: str = "group",
@@ -302,6 +317,7 @@ def _job(
         "thresholds": thresholds,
         "issued": issued,
         "sizes": sizes,
+        "p_values": p_values or {},
         "resamples": resamples,
         "seed": seed,
         "unit": unit,
@@ -321,78 +337,3 @@ def _thresholds(points: Points) -> dict[str, float]:
             raise BadInput(f"The operating point of {name[:80]!r} has no threshold.")
         found[name] = float(threshold)
     return found
-
-
-def _run(job: dict[str, object], sources: Sequence[Source], limits: ChildLimits, kind: type[_Result]) -> _Result:
-    """Do a job in a capped process and return its result as `kind`."""
-    from pydantic import TypeAdapter  # late: servers that only resolve metric names need none of this
-
-    with contextlib.ExitStack() as opened:
-        files: list[int] = []
-        for source in sources:
-            files.append(_open(source))
-            opened.callback(os.close, files[-1])
-        reply = _ask({**job, "files": files}, files, limits)
-    if "refused" not in reply:
-        return TypeAdapter(kind).validate_python(reply["result"])
-    text = str(reply["text"])
-    match reply["refused"]:
-        case "BadPredictions":
-            raise BadPredictions(text)
-        case "BadInput":
-            raise BadInput(text)
-        case _:
-            raise Refusal(
-                f"Scoring needed more than {limits.memory_bytes >> 20:,} MiB of memory and was stopped; no score was recorded."
-            )
-
-
-def _ask(job: dict[str, object], files: Sequence[int], limits: ChildLimits) -> dict[str, object]:
-    """Start the scoring process, hand it the job, return its reply."""
-    # The cap on processor time is behind the wall-clock limit: it ends a child whose parent was killed.
-    caps = [str(limits.memory_bytes), str(limits.seconds + 5)]
-    command = [sys.executable, "-I", "-m", "clinloop.scoring.child", *caps]
-    try:
-        ended = subprocess.run(
-            command,
-            input=json.dumps(job).encode(),
-            capture_output=True,
-            pass_fds=files,
-            # One thread: the thread buffers of OpenBLAS alone would exceed the address space of a machine with many cores.
-            env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            timeout=limits.seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Refusal(f"Scoring took longer than {limits.seconds} s and was stopped; no score was recorded.") from error
-    if ended.returncode == 0:
-        return json.loads(ended.stdout)
-    _log.error("scoring process ended with %d: %s", ended.returncode, ended.stderr[-4000:].decode(errors="replace"))
-    raise Refusal(
-        f"The scoring process ended without an answer (exit {ended.returncode}); no score was recorded, the cause is in the server's log."
-    )
-
-
-def _open(source: Source) -> int:
-    """Open predictions for the child; the caller closes the descriptor. Bytes get an anonymous file."""
-    if isinstance(source, bytes):
-        file = os.memfd_create("predictions", os.MFD_CLOEXEC)
-        with io.FileIO(file, "wb", closefd=False) as writer:
-            for start in range(0, len(source), 1 << 24):
-                writer.write(source[start : start + (1 << 24)])
-        return file
-    try:
-        file = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise BadPredictions(
-            "There is no predictions file; write it to the path that was given, then end the program."
-        ) from error
-    except OSError as error:
-        raise BadPredictions(
-            "The predictions file cannot be opened: it must be a plain file, no link, pipe or device."
-        ) from error
-    facts = os.fstat(file)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-        os.close(file)
-        raise BadPredictions("The predictions file must be a plain file with one name, no link, pipe or folder.")
-    return file

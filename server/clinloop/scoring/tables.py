@@ -82,13 +82,17 @@ def _of_images(
         sensitivity=float(found[has].mean()) if has.any() else None,
         specificity=float((~found[~has]).mean()) if not has.all() else None,
     )
-    matrix = [
-        [int((found == is_found)[has == is_there].sum()) for is_found in (False, True)] for is_there in (False, True)
-    ]
     more = [] if has.any() else [f"No image has {name}: what needs one is undefined."]
     if has.any() and row.groups < FEW_GROUPS_OF_CLASS:
         more = [f"Only {row.groups} groups have {name}: what depends on them is unreliable."]
-    return Tables([row], matrix, IMAGES_ARE, [*notes, *more])
+    return Tables([row], by_finding(has, found), IMAGES_ARE, [*notes, *more])
+
+
+def by_finding(has: npt.NDArray[np.bool_], found: npt.NDArray[np.bool_]) -> list[list[int]]:
+    """Return the number of images by whether they have a target (rows) and whether anything was found (columns); no comes first."""
+    return [
+        [int((found == is_found)[has == is_there].sum()) for is_found in (False, True)] for is_there in (False, True)
+    ]
 
 
 def _box_notes(cases: BoxCases) -> list[str]:

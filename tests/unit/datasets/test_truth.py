@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clinloop import context
 from clinloop.datasets import layouts, vault
 from clinloop.datasets.case import Box
 from clinloop.datasets.dataset import MTIME, CaseRow, Dataset
 from clinloop.datasets.truth import mask_cell
 from clinloop.errors import BadInput
+from clinloop.paths import StateFolder
+from clinloop.scoring.truth import read_truth
+from clinloop.spec import TaskSpec
 
 from . import annotated
 from .annotated import HEIGHT, WIDTH, write_chests, write_wrists
@@ -395,3 +399,21 @@ def test_images_without_boxes_are_all_training_because_they_cannot_be_scored(
     assert len(everything(dataset)) == 40
     assert {case.split for case in everything(dataset) if case.boxes is None} == {"train"}
     assert {case.split for case in everything(dataset) if case.boxes is not None} == {"train", "val", "test"}
+
+
+def test_the_truth_of_a_task_carries_every_attribute_and_no_sandbox_can_read_it(isic: Dataset, tmp_path: Path) -> None:
+    spec = TaskSpec(objective="Tell melanoma from nevus.", target_classes=("MEL", "NV"))
+    folder = StateFolder(tmp_path).task("t1")
+    folder.root.mkdir(parents=True)
+    written = context.prepare_task_data(isic, spec, folder)
+    val = {case.case_id: case for case in isic.cases("val") if case.label in spec.target_classes}
+    truth = read_truth(written.truth)
+    assert len(isic.attributes) == 3 and {case.case_id for case in truth} == val.keys() != set()
+    for case in truth:
+        assert case.attributes == val[case.case_id].attributes
+        assert list(case.attributes) == isic.attributes
+    assert any(value for case in truth for value in case.attributes.values())
+    assert stat.S_IMODE(written.truth.stat().st_mode) == 0o600
+    # What is mounted is the view and single files beside it, never the folder.
+    assert not [path for path in written.view.rglob("*") if "truth" in path.name]
+    assert context.truth_of(spec, []) == "case_id,group,label\n"

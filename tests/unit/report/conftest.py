@@ -359,16 +359,20 @@ def scored_data(evidence: Evidence) -> ReportData:
     )
 
 
-@pytest.fixture(scope="session")
-def honest(scored_data: ReportData, evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A task folder as finalize leaves it: model/ and a sealed report/."""
-    task = tmp_path_factory.mktemp("task")
+def write_task(data: ReportData, evidence: Evidence, task: Path) -> Path:
+    """Write model/ and a sealed report/ into a folder, and return it."""
     for name, content in MODEL_FILES.items():
         (task / "model" / name).parent.mkdir(parents=True, exist_ok=True)
         (task / "model" / name).write_bytes(content)
     (task / "model" / "MANIFEST.json").write_text(json.dumps(MANIFEST))
-    paths = write_report(scored_data, task / "report", evidence)
-    book = Ledger(list(scored_data.ledger))
+    paths = write_report(data, task / "report", evidence)
+    book = Ledger(list(data.ledger))
     book.append("task:t-7f3a", "evaluated", report_sha256=hashlib.sha256(paths.json.read_bytes()).hexdigest())
     seal_report(task / "report", [row for row in book.rows if row.scope == "task:t-7f3a"])
     return task
+
+
+@pytest.fixture(scope="session")
+def honest(scored_data: ReportData, evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task folder as finalize leaves it: model/ and a sealed report/."""
+    return write_task(scored_data, evidence, tmp_path_factory.mktemp("task"))

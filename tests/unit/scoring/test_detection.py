@@ -25,8 +25,14 @@ Truth = list[tuple[TruthBox, ...]]
 Found = list[tuple[Detected, ...]]
 
 
-def make_images(seed: int = 0, n: int = 60, *, targets: int = 1, ties: bool = False) -> tuple[Truth, Found]:
-    """Return images with 0 to 3 boxes, found about half the time, more or less exactly, among false boxes."""
+SIZES = ("ap50_95_small", "ap50_95_medium", "ap50_95_large")
+COCO_NAMES = ["ap50", "ap75", "ap50_95", *SIZES, "ar100"]
+
+
+def make_images(
+    seed: int = 0, n: int = 60, *, targets: int = 1, ties: bool = False, scale: float = 1.0
+) -> tuple[Truth, Found]:
+    """Return images with 0 to 3 boxes, found about half the time, more or less exactly, among false boxes; sides are scaled."""
     random = np.random.default_rng(seed)
     truth: Truth = []
     found: Found = []
@@ -51,7 +57,8 @@ def make_images(seed: int = 0, n: int = 60, *, targets: int = 1, ties: bool = Fa
             )
         if ties:
             seen = [box._replace(score=round(box.score * 4) / 4) for box in seen]
-        truth.append(tuple(boxes))
+        truth.append(tuple(TruthBox(box.target, *(side * scale for side in box[1:])) for box in boxes))
+        seen = [Detected(box.target, *(side * scale for side in box[1:5]), box.score) for box in seen]
         found.append(tuple(seen[place] for place in random.permutation(len(seen))))
     return truth, found
 
@@ -71,8 +78,8 @@ def joined(
     )
 
 
-def coco(truth: Truth, found: Found, *, targets: int = 1) -> tuple[float, float]:
-    """Return AP50 and AP50:95 of pycocotools."""
+def coco(truth: Truth, found: Found, *, targets: int = 1) -> dict[str, float]:
+    """Return what pycocotools makes of COCO_NAMES; NaN where it says -1."""
     with contextlib.redirect_stdout(io.StringIO()):
         oracle = COCO()
         oracle.dataset = {
@@ -98,44 +105,91 @@ def coco(truth: Truth, found: Found, *, targets: int = 1) -> tuple[float, float]
             for image, boxes in enumerate(found)
             for box in boxes
         ]
-        run = COCOeval(oracle, oracle.loadRes(results), "bbox")
-        run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+        run = COCOeval(oracle, oracle.loadRes(results), "bbox") if results else COCOeval(oracle, COCO(), "bbox")
+        if not results:
+            run.cocoDt.dataset = {**oracle.dataset, "annotations": []}
+            run.cocoDt.createIndex()
         run.params.maxDets = [100]
         run.evaluate()
         run.accumulate()
-    precision = run.eval["precision"][:, :, :, 0, 0]  # (T, 101, targets)
+    precision = run.eval["precision"][..., 0]  # (T, 101, targets, areas)
+    recall = run.eval["recall"][:, :, 0, 0]  # (T, targets)
 
     def mean(values: np.ndarray) -> float:
-        return float(values[values > -1].mean())
+        return float(values[values > -1].mean()) if (values > -1).any() else float("nan")
 
-    return mean(precision[0]), mean(precision)
+    everything = [mean(precision[0, ..., 0]), mean(precision[5, ..., 0]), mean(precision[..., 0])]
+    return dict(
+        zip(COCO_NAMES, [*everything, *(mean(precision[..., area]) for area in (1, 2, 3)), mean(recall)], strict=True)
+    )
+
+
+def assert_as_coco(ours: np.ndarray, truth: Truth, found: Found, *, targets: int = 1) -> None:
+    expected = coco(truth, found, targets=targets)
+    assert dict(zip(COCO_NAMES, ours, strict=True)) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize("targets", [1, 3])
 @pytest.mark.parametrize("ties", [False, True])
 def test_average_precision_equals_pycocotools(targets: int, ties: bool) -> None:
     scheme = replace(ONE, targets=("a", "b", "c")[:targets])
-    for seed in range(8):
-        truth, found = make_images(seed, targets=targets, ties=ties)
-        ours = evaluate_once(["ap50", "ap50_95"], scheme, joined(truth, found, targets=targets))
-        assert tuple(ours) == pytest.approx(coco(truth, found, targets=targets), abs=1e-12)
-        assert 0.1 < ours[1] < ours[0] < 0.95
+    for seed in range(4):
+        for scale in (1.0, 3.0):  # sides of 10 to 40, then of 30 to 120 pixels
+            truth, found = make_images(seed, targets=targets, ties=ties, scale=scale)
+            ours = evaluate_once(COCO_NAMES, scheme, joined(truth, found, targets=targets))
+            assert_as_coco(ours, truth, found, targets=targets)
+            assert 0.1 < ours[2] < ours[0] < 0.95
+            assert len(set(ours[3:6])) == 3
+
+
+def test_boxes_at_the_edge_of_a_range_of_areas_count_as_coco_counts_them() -> None:
+    sides = (31.999, 32.0, 32.001, 95.999, 96.0, 96.001)
+    truth: Truth = [(TruthBox(0, 5, 5, side, side), TruthBox(0, 300, 300, 20, 20)) for side in sides]
+    for factor in (0.97, 1.0, 1.03, 2.0):  # the predicted box may be of another range, and with 2 it has no match
+        found: Found = [
+            (
+                Detected(0, 5, 5, side * factor, side, 0.5 + number / 20),
+                Detected(0, 150, 150, side, side, 0.9 - number / 9),
+            )
+            for number, side in enumerate(sides)
+        ]
+        assert_as_coco(evaluate_once(COCO_NAMES, ONE, joined(truth, found)), truth, found)
+
+
+def test_nothing_predicted_one_image_and_no_box_of_a_size_are_as_in_coco() -> None:
+    truth, found = make_images(1, n=12, scale=3.0)
+    assert_as_coco(evaluate_once(COCO_NAMES, ONE, joined(truth, [()] * 12)), truth, [()] * 12)
+    for at in range(12):
+        one, seen = truth[at : at + 1], found[at : at + 1]
+        assert_as_coco(evaluate_once(COCO_NAMES, ONE, joined(one, seen)), one, seen)
 
 
 def test_a_weighting_equals_pycocotools_on_physically_repeated_images() -> None:
-    truth, found = make_images(3, n=40, targets=2)
-    groups = np.random.default_rng(0).permutation(np.arange(40) % 15)
-    cases = joined(truth, found, targets=2, groups=groups)
-    counts = np.random.default_rng(1).integers(0, 4, (15, 12))
-    weighted = evaluate(["ap50", "ap50_95"], TWO, cases, counts.astype(np.float64))
-    for column, ours in zip(counts.T, weighted.T, strict=True):
-        rows = np.repeat(np.arange(40), column[groups])
-        oracle = coco([truth[row] for row in rows], [found[row] for row in rows], targets=2)
-        assert tuple(ours) == pytest.approx(oracle, abs=1e-12)
+    for ties in (False, True):
+        truth, found = make_images(3, n=40, targets=2, scale=3.0, ties=ties)
+        # Scores are equal in different images only: copies of one image would stand one after the other in COCO.
+        found = [tuple(box._replace(score=box.score + at / 100) for at, box in enumerate(seen)) for seen in found]
+        groups = np.random.default_rng(0).permutation(np.arange(40) % 15)
+        cases = joined(truth, found, targets=2, groups=groups)
+        counts = np.random.default_rng(1).integers(0, 4, (15, 8))
+        weighted = evaluate(COCO_NAMES, TWO, cases, counts.astype(np.float64))
+        for column, ours in zip(counts.T, weighted.T, strict=True):
+            rows = np.repeat(np.arange(40), column[groups])
+            assert_as_coco(ours, [truth[row] for row in rows], [found[row] for row in rows], targets=2)
+
+
+def test_the_precision_of_a_target_is_that_of_its_boxes_alone() -> None:
+    truth, found = make_images(6, targets=2)
+    values = evaluate_once(["ap50_fracture", "ap50_metal", "ap50"], TWO, joined(truth, found, targets=2))
+    for place in range(2):
+        boxes = [tuple(box._replace(target=0) for box in image if box.target == place) for image in truth]
+        seen = [tuple(box._replace(target=0) for box in image if box.target == place) for image in found]
+        assert values[place] == pytest.approx(coco(boxes, seen)["ap50"], abs=1e-12)
+    assert values[2] == pytest.approx(values[:2].mean())
 
 
 def test_every_metric_under_a_weighting_equals_physically_repeated_images() -> None:
-    truth, found = make_images(5, n=50)
+    truth, found = make_images(5, n=50, scale=2.5)
     groups = np.arange(50) % 20
     counts = np.random.default_rng(2).integers(0, 3, (20, 10))
     weighted = evaluate(NAMES, ONE, joined(truth, found, groups=groups), counts.astype(np.float64))
@@ -150,7 +204,9 @@ def test_recall_that_falls_on_a_recall_point_counts_as_coco_counts_it() -> None:
     for n_found in (7, 28, 29, 56, 57, 58, 99, 100):
         truth: Truth = [(TruthBox(0, 0, 0, 10, 10),)] * 100
         found: Found = [(Detected(0, 0, 0, 10, 10, 1 - number / 200),) * (number < n_found) for number in range(100)]
-        assert evaluate_once(["ap50"], ONE, joined(truth, found))[0] == pytest.approx(coco(truth, found)[0], abs=1e-12)
+        assert evaluate_once(["ap50"], ONE, joined(truth, found))[0] == pytest.approx(
+            coco(truth, found)["ap50"], abs=1e-12
+        )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +231,7 @@ def test_average_precision_of_images_that_can_be_told_by_hand(found: Found, expe
 def test_without_a_box_in_the_truth_precision_of_boxes_is_undefined_and_never_zero() -> None:
     cases = joined([(), ()], [(Detected(0, 0, 0, 5, 5, 0.9),), ()])
     values = dict(zip(NAMES, evaluate_once(NAMES, ONE, cases), strict=True))
-    assert {name for name, value in values.items() if np.isnan(value)} == {"ap50", "ap50_95", "recall", "image_auc"}
+    assert {name for name, value in values.items() if not np.isnan(value)} == {"precision", "f1"}
     assert np.isnan(max_f1_threshold(cases))
 
 
@@ -262,6 +318,6 @@ def test_a_box_between_two_takes_the_one_that_coco_gives_it() -> None:
     truth: Truth = [(TruthBox(0, 0, 0, 20, 20), TruthBox(0, 4, 0, 20, 20))]
     for other in (6, -2):  # what is left for this box decides at which IoU it is found
         found: Found = [(Detected(0, 2, 0, 20, 20, 0.9), Detected(0, other, 0, 20, 20, 0.8))]
-        ours = evaluate_once(["ap50", "ap50_95"], ONE, joined(truth, found))
-        assert tuple(ours) == pytest.approx(coco(truth, found), abs=1e-12)
-        assert ours[1] < 0.8
+        ours = evaluate_once(COCO_NAMES, ONE, joined(truth, found))
+        assert_as_coco(ours, truth, found)
+        assert ours[2] < 0.8
