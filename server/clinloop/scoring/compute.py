@@ -16,6 +16,7 @@ from clinloop.scoring.evaluate import evaluate_once
 from clinloop.scoring.joining import join, known_truth, read, read_for
 from clinloop.scoring.metrics import Scheme, resolve
 from clinloop.scoring.predictions import Prediction
+from clinloop.scoring.proportions import wilson_of
 from clinloop.scoring.results import PairedMetric, ScoreResult
 from clinloop.scoring.tables import tables_of
 
@@ -73,7 +74,8 @@ def score(job: Job) -> ScoreResult:
     return ScoreResult(
         primary_metric=job["primary"],
         metrics={
-            name: estimate(values[index], None if drawn is None else drawn[index]) for index, name in enumerate(names)
+            name: estimate(values[index], None if drawn is None else drawn[index], wilson_of(name, scheme, cases))
+            for index, name in enumerate(names)
         },
         operating_points=points,
         per_class=tables.rows,
@@ -113,8 +115,8 @@ def paired(job: Job) -> list[PairedMetric]:
             PairedMetric(
                 name=name,
                 direction=metric.direction,
-                initial=estimate(values[0, index], drawn[0, index]),
-                refined=estimate(values[1, index], drawn[1, index]),
+                initial=estimate(values[0, index], drawn[0, index], wilson_of(name, scheme, models[0])),
+                refined=estimate(values[1, index], drawn[1, index], wilson_of(name, scheme, models[1])),
                 difference=estimate(values[1, index] - values[0, index], difference),
                 p=p_two_sided(difference) if defined else None,
                 p_gain=p_of_gain(difference if metric.direction == "higher" else -difference) if defined else None,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from clinloop.scoring.bootstrap import Floats, interval
+from clinloop.scoring.bootstrap import Floats, Interval, interval
 from clinloop.scoring.results import Estimate
 
 
-def estimate(value: float, drawn: Floats | None) -> Estimate:
-    """Return a value with the interval of its resamples (B,); None or none drawn: no interval."""
+def estimate(value: float, drawn: Floats | None, exact: Interval | None = None) -> Estimate:
+    """Return a value with the interval of its resamples (B,), or an exact one instead; None or none drawn: no interval."""
     found = or_none(value)
     if found is None or drawn is None or not len(drawn):
         return Estimate(found)
-    limits = interval(drawn)
+    limits = exact or interval(drawn)
     undefined = int(np.isnan(drawn).sum())
     return Estimate(found, None, None, undefined) if limits is None else Estimate(found, *limits, undefined)
 

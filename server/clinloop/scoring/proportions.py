@@ -13,6 +13,7 @@ import numpy as np
 
 from clinloop.scoring import thresholded
 from clinloop.scoring.bootstrap import LEVEL, Interval
+from clinloop.scoring.evaluate import AnyCases
 from clinloop.scoring.metrics import Scheme, resolve
 from clinloop.scoring.weighted import Cases, Weighting
 
@@ -29,7 +30,7 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval | None:
     return Interval(0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
 
 
-def wilson_of(name: str, scheme: Scheme, cases: Cases, level: float = LEVEL) -> Interval | None:
+def wilson_of(name: str, scheme: Scheme, cases: AnyCases, level: float = LEVEL) -> Interval | None:
     """Return the Wilson interval of a metric of the scheme; None unless it is a proportion and every group has one case.
 
     Raises:
@@ -37,7 +38,7 @@ def wilson_of(name: str, scheme: Scheme, cases: Cases, level: float = LEVEL) -> 
     """
     found = resolve(name, scheme)
     count = _PROPORTIONS.get(found.metric.name)
-    if count is None or len(cases.truth) != cases.n_groups:
+    if count is None or not isinstance(cases, Cases) or len(cases.truth) != cases.n_groups:
         return None
     successes, n = count(Weighting(cases, np.ones((cases.n_groups, 1))), found.place or 0)
     return wilson(int(successes[0]), int(n[0]), level)

@@ -12,7 +12,10 @@ CONFUSION_IS = "rows are true classes, columns decided classes, both in the orde
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % group-bootstrap interval; None where undefined or not asked for."""
+    """A value with its 95 % interval; None where undefined or not asked for.
+
+    The interval is that of the group bootstrap; a proportion of groups of one case each has Wilson's.
+    """
 
     value: float | None
     low: float | None = None

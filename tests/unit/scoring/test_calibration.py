@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.calibration import calibration_curve
 
 from clinloop.scoring.calibration import calibration_error, net_benefit, reliability
-from clinloop.scoring.evaluate import evaluate_once
+from clinloop.scoring.evaluate import evaluate, evaluate_once
 from clinloop.scoring.metrics import Scheme, metrics_of
 from clinloop.scoring.proportions import wilson, wilson_of
 from clinloop.scoring.weighted import Cases
@@ -64,6 +66,20 @@ def test_the_curve_its_error_and_the_metric_agree() -> None:
     assert evaluate_once(["brier", "brier_yes"], SCHEME, cases) == pytest.approx(
         [np.mean((probability - is_class) ** 2)] * 2, abs=1e-12
     )
+
+
+def test_two_classes_are_weighted_as_if_cases_were_repeated() -> None:
+    probability, is_class = drawn(5, 60)
+    groups, counts = np.arange(60) // 3, np.random.default_rng(6).integers(0, 3, (20, 15))
+    names = [metric.of("yes") if metric.per_class else metric.name for metric in metrics_of(SCHEME)]
+    for scheme in (SCHEME, Scheme(("no", "yes"), positive="yes")):
+        positive = 1 if scheme.positive else None
+        cases = replace(binary(probability, is_class, groups), positive=positive)
+        weighted = evaluate(names, scheme, cases, counts.astype(float))
+        for column, values in zip(counts.T, weighted.T, strict=True):
+            rows = np.repeat(np.arange(60), column[groups])
+            again = replace(binary(probability[rows], is_class[rows]), positive=positive)
+            np.testing.assert_allclose(values, evaluate_once(names, scheme, again), atol=1e-12)
 
 
 def test_a_calibrated_model_has_a_small_error_and_an_overconfident_one_a_known_one() -> None:

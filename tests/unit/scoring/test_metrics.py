@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -94,7 +95,7 @@ ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "spec_at_sens95_<class>": lambda y, p: _spec_at(0.95, y == 1, p[:, 1]),
     "balanced_accuracy": lambda y, p: oracle.balanced_accuracy_score(y, p.argmax(1)),
     "accuracy": lambda y, p: oracle.accuracy_score(y, p.argmax(1)),
-    "brier": lambda y, p: oracle.brier_score_loss(y, p, scale_by_half=True),
+    "brier": lambda y, p: oracle.brier_score_loss(y, p, labels=[0, 1, 2], scale_by_half=True),
     "brier_<class>": lambda y, p: oracle.brier_score_loss(y == 1, p[:, 1]),
     "ece": lambda y, p: _ece(y == p.argmax(1), p.max(1)),
     "ece_<class>": lambda y, p: _ece(y == 1, p[:, 1]),
@@ -162,6 +163,11 @@ def test_with_one_class_only_curves_are_undefined_and_the_rest_is_defined() -> N
     assert values["balanced_accuracy"] == values["accuracy"]
     assert values["auprc_B"] == values["macro_auprc"] == values["ppv_B"] == 1.0
     assert np.isnan(evaluate_once(["auprc_A"], SCHEME, single)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of what these cases lack
+        for name in set(NAMES) - undefined - {"macro_auprc"}:  # which counts a class without a case as 0 there
+            expected = ORACLES[resolve(name, SCHEME).metric.name](single.truth, single.probabilities)
+            assert values[name] == pytest.approx(expected, abs=1e-12), name
 
 
 def test_macro_metrics_leave_out_a_class_without_cases() -> None:

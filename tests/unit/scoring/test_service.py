@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from clinloop.errors import BadInput, BadPredictions
 from clinloop.scoring import service
@@ -54,6 +55,34 @@ def test_the_same_seed_gives_the_same_result(truth: TruthRows, score: Callable[.
     first, second, other = (score(data, intervals=True, resamples=100, seed=seed) for seed in (1, 1, 2))
     assert first == second
     assert first.metrics["macro_auc"].low != other.metrics["macro_auc"].low
+
+
+def test_a_proportion_of_independent_cases_has_an_interval_also_where_every_case_is_right(truth: TruthRows) -> None:
+    alone = [service.TruthCase(case_id, "", label) for case_id, _, label, *_ in truth]
+    data, n = predict(truth, skill=5.0), len(truth)
+    found, grouped = (
+        service.score_predictions(
+            data, labels, scheme=SCHEME, metrics=["accuracy", "macro_auc"], primary="accuracy", resamples=100
+        ).metrics
+        for labels in (alone, truth)
+    )
+    low, high = stats.binomtest(n, n).proportion_ci(method="wilson")
+    assert (found["accuracy"].value, found["accuracy"].low, found["accuracy"].high) == (1.0, pytest.approx(low), high)
+    assert (found["macro_auc"].low, grouped["accuracy"].low) == (1.0, 1.0)
+    models = [data, predict(truth, skill=0.5)]
+    paired = service.final_scores(
+        *models,
+        alone,
+        scheme=SCHEME,
+        metrics=["accuracy"],
+        operating_points_initial={},
+        operating_points_refined={},
+        resamples=100,
+        unit="image",
+    )[0]
+    assert paired.initial == found["accuracy"]
+    assert paired.refined.low is not None
+    assert paired.refined.low < (paired.refined.value or 0)
 
 
 def test_few_groups_and_absent_classes_are_said(truth: TruthRows) -> None:
