@@ -264,11 +264,6 @@ def test_the_server_side_imports_neither_numpy_nor_scikit_learn() -> None:
     assert ended.stdout.strip() == "[]"
 
 
-def test_scores_for_an_agent_are_rounded() -> None:
-    assert service.rounded(0.123456) == 0.1235
-    assert service.rounded(None) is None
-
-
 BOXES = Scheme(("no fracture", "fracture"), task_type="detection", targets=("fracture",))
 MASKS = replace(BOXES, task_type="segmentation")
 
