@@ -44,6 +44,7 @@ def train(
     folder: RunFolder,
     cases: Cases,
     *,
+    seed: int,
     started: Callable[[str, float], None],
     should_stop: Callable[[], bool],
 ) -> Ending:
@@ -63,6 +64,7 @@ def train(
         folder.session,
         run.mode,
         "train",
+        seed=seed,
         train_seconds=seconds,
         deadline_unix=deadline_unix,
         validations_cap=_validations_cap(context, run),
@@ -376,15 +378,17 @@ class _Answers:
             primary=spec.primary_metric,
             intervals=False,
         )
-        score = result.primary
+        # Exact values are not compared either: whether one beats another would tell a label each time. Of equals the later one is the best,
+        # because at the end of a schedule a network has usually not become worse.
+        score = service.rounded(result.primary, service.step_of(service.error_bound(result.groups)))
         if score is None:
             return {"error": f"{spec.primary_metric} is undefined on these predictions"}
-        better = self._best is None or (
-            score > self._best if service.is_higher_better(spec.primary_metric) else score < self._best
+        best = self._best is None or (
+            score >= self._best if service.is_higher_better(spec.primary_metric) else score <= self._best
         )
-        if better:
+        if best:
             self._best = score
-        return {"score": round(score, 4), "best": better}
+        return {"score": score, "best": best}
 
 
 __all__ = ["GRACE_S", "PREDICTIONS_CAP", "Ending", "end_jobs", "job_name", "predict", "train"]

@@ -100,7 +100,8 @@ def _train(
             f"task:{run.task_id}", "resumed", {"note": "the supervisor died while the run trained"}, run=run.name
         )
     else:
-        ending = execution.train(here, run, folder, cases, started=started, should_stop=should_stop)
+        seed = here.task.seed + (run.number if _look(store, here, run).confirms else 0)
+        ending = execution.train(here, run, folder, cases, seed=seed, started=started, should_stop=should_stop)
     facts |= {"train_seconds": round(ending.seconds, 1), "train_end": ending.reason}
     if ending.reason == "stopped":
         store.settle_run(
@@ -180,6 +181,7 @@ def _score(
         store.settle_run(run.task_id, run.name, "succeeded", end_reason="completed", message=message, detail=detail)
         return
     incumbent = store.incumbent(run.task_id)
+    look = _look(store, here, run)
     decision = service.decide(
         folder.predictions,
         here.folder.run(incumbent.name).predictions if incumbent else None,
@@ -188,6 +190,7 @@ def _score(
         primary=spec.primary_metric,
         guards={guard.metric: guard.margin for guard in spec.guards},
         mode=spec.acceptance,
+        look=look,
         operating_rule=spec.operating_point,
         seed=here.task.seed,
     )
@@ -202,8 +205,26 @@ def _score(
         decision="accepted" if decision.accepted else "rejected",
         reason=decision.reason,
         reason_text=decision.text,
-        detail=detail,
+        detail=detail | {"look": look.number, "level": look.level, "spends": look.spends, "p": decision.p}
+        if incumbent and spec.acceptance != "paper"
+        else detail,
     )
+
+
+def _look(store: Store, here: TaskContext, run: RunRow) -> service.Look:
+    """Return the look that a run is: how many there were, and what they left of the level of the task."""
+    spent = {
+        row.run: float(row.detail.get("spends", 0.0))
+        for row in store.ledger(f"task:{run.task_id}")
+        if row.event == "settled"
+    }
+    taken = [
+        service.Taken(other.tree_sha256, other.reason, other.decision == "accepted", spent.get(other.name, 0.0))
+        for other in store.runs(run.task_id)
+        if other.decision != "none" and other.reason != "baseline"
+    ]
+    left = 1 + store.balance(run.task_id)["run"]  # nothing else of the task runs, so nothing can be given back later
+    return service.next_look(here.task.spec.acceptance, taken, run.tree_sha256, left=left)
 
 
 def _abandon(store: Store, here: TaskContext, run: RunRow) -> None:

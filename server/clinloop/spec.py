@@ -68,11 +68,11 @@ class TaskSpec(_Part):
     operating_point: str = ""
     """Threshold rule, fixed on validation and applied unchanged on test: "youden", "sensitivity>=X", "specificity>=X" or "cost=R" (a miss costs as much as R false alarms; least cost at the prevalence of validation). Default youden; a detection has "max_f1", a segmentation "none"."""
     guards: tuple[Guard, ...] = ()
-    """Metrics that must not get worse; used by acceptance "guarded". Default: the AUC of each emphasised class, margin 0.02. A confounder of a task with two classes always has one; default partial_r_<confounder>, margin 0.02."""
+    """Metrics that must not get worse; used by acceptance "guarded" and "confirmed". Default: the AUC of each emphasised class, margin 0.02. A confounder of a task with two classes always has one; default partial_r_<confounder>, margin 0.02."""
     confounders: tuple[Confounder, ...] = ()
     """Attributes that could mislead the model; with two classes each has metrics of its own. Default: none."""
-    acceptance: Literal["guarded", "paper"] = "guarded"
-    """How a run replaces the incumbent: "guarded" = gain beyond noise and no guard worse; "paper" = strictly better. Default guarded."""
+    acceptance: Literal["guarded", "confirmed", "paper"] = "guarded"
+    """How a run replaces the incumbent: "guarded" = gain beyond noise and no guard worse; "confirmed" = guarded, and again by a second charged run of the same code with another seed; "paper" = strictly better. Default guarded."""
     budget: Literal["paper", "quick", "demo"] = "quick"
     """Budget preset: paper (baseline + 30 runs of 40 min), quick (baseline + 3 of 5 min), demo (baseline + 7 of 24 s). Default quick."""
     assumptions: tuple[str, ...] = ()

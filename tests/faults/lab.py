@@ -79,11 +79,13 @@ class Lab:
         changed = settings.model_copy(update={"limits": settings.limits.model_copy(update=limits)})
         self.services = Services(changed, self.services.accept_no_isolation)
 
-    def task(self, train: str = GOOD_TRAIN, predict: str = GOOD_PREDICT, *, budget: str = "demo") -> str:
+    def task(
+        self, train: str = GOOD_TRAIN, predict: str = GOOD_PREDICT, *, budget: str = "demo", acceptance: str = "paper"
+    ) -> str:
         """Create a task whose initial workspace, and so its baseline, is this code."""
         dataset = Dataset.load(self.services.settings.state, "moles")
         spec = TaskSpec.model_validate(
-            {"objective": "Tell three kinds of moles apart.", "budget": budget, "acceptance": "paper"}
+            {"objective": "Tell three kinds of moles apart.", "budget": budget, "acceptance": acceptance}
         )
         task, _ = self.store.create_task(
             task_id=f"moles-{secrets.token_hex(3)}",

@@ -268,12 +268,13 @@ async def test_scores_of_many_classes_fit(crowded: tuple[Agent, str], services: 
         "primary_metric": "macro_auc",
         "metrics": {"macro_auc": estimate} | {f"auc_{name}": estimate for name in names},
         "operating_points": {name: {"rule": "youden", "threshold": 0.5} for name in names},
-        "per_class": [{"class_name": name, "n": 9, "auc": 0.7} for name in names],
+        "per_class": [{"class_name": name, "n": 9, "groups": 9, "auc": 0.7} for name in names],
         "confusion": [[0] * 100 for _ in names],
+        "groups": 400,
     }
     run = make_run(services, task_id, 0, score=0.1, decision="accepted", scores=scores)
     seen = check(await agent.raw("read_validation", task_id=task_id, view="scores", run=run))
-    assert seen["scores"]["metrics"]["macro_auc"] == {"value": 0.1235, "low": None, "high": 0.9, "undefined": 0}
+    assert seen["scores"]["metrics"]["macro_auc"] == {"value": 0.12, "low": None, "high": 0.9, "undefined": 0}
     assert any(line.startswith("scores.confusion: ") for line in seen["left_out"])
 
 

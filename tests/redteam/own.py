@@ -9,10 +9,18 @@ CASES = [
     Case(
         number="X1",
         title="infer validation labels from scores of submissions made for that",
-        expected="succeeds",
+        expected="capped",
         attack=schemes.infer_labels,
         where=SERVER,
-        note="A score has 4 decimals, at most 13.3 bits; a run of budget demo may submit 30 times. The labels of a validation set as small as this one (about 30 cases) can be recovered, so a validation score can be gamed. The test score cannot: see D57.",
+        note="A score is rounded to half of its standard error, and a run of budget demo may submit 30 times: the labels of 30 cases cannot be read one by one.",
+    ),
+    Case(
+        number="X1b",
+        title="learn validation labels from many random submissions",
+        expected="succeeds",
+        attack=schemes.learn_labels,
+        where=SERVER,
+        note="Rounding does not end this; the cap and the size of the validation set bound it. On 30 cases one run learns most labels, on 400 it reaches an AUC of 0.66, on 6,000 of 0.54 (docs/acceptance.md). So a validation score can be gamed. The test score cannot: see D57.",
     ),
     Case(
         number="X2",

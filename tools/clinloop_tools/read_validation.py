@@ -15,6 +15,7 @@ from clinloop import runs
 from clinloop.beneath import Beneath
 from clinloop.errors import BadInput, NotNow
 from clinloop.scoring.metrics import is_higher_better
+from clinloop.scoring.results import as_sent, primary_as_sent
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 from clinloop.untrusted import clean_log
@@ -193,7 +194,7 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
         "budget": facts.budget,
         "task_id": task.id,
         "incumbent": incumbent.name if incumbent else None,
-        "incumbent_score": None if incumbent is None or incumbent.score is None else round(incumbent.score, 4),
+        "incumbent_score": primary_as_sent(incumbent.scores) if incumbent and incumbent.scores else None,
         "primary_metric": task.spec.primary_metric,
         "run": run_view(run) if run else None,
         "next_step": _next_step(facts, run, incumbent, _missing_module(services, run)),
@@ -217,7 +218,7 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
                 raise NotNow(
                     f"{run.name if run else 'This task'} has no scores{f' ({run.status})' if run else ''}; full runs that succeeded have."
                 )
-            values["scores"] = _rounded(run.scores)
+            values["scores"] = as_sent(run.scores)
         case "runs":
             found = services.store.runs(task.id)
             until = next((at for at, row in enumerate(found, start=1) if run is not None and row.name == run.name), 0)
@@ -263,14 +264,6 @@ def _missing_module(services: Services, run: RunRow | None) -> str:
         "without it (inspect_dataset(view='packages') lists what there is), or ask the custodian to add its package with "
         f"`clinloop images build {image} --with PACKAGE==VERSION`. Then smoke-test before the next full run."
     )
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def _next_step(facts: TaskFacts, run: RunRow | None, incumbent: RunRow | None, missing: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clinloop.guarantee import Standing
 from clinloop.sandbox.installed import installed
+from clinloop.scoring.results import primary_as_sent
 from clinloop.services import Services
 from clinloop.settings import Settings
 from clinloop.spec import PRESETS
@@ -144,7 +145,7 @@ def run_view(run: RunRow, *, hypothesis_cap: int = 300, message_cap: int = 600, 
         status=run.status,
         revision=run.revision,
         hypothesis=shortened(run.hypothesis, hypothesis_cap),
-        score=None if run.score is None else round(run.score, 4),
+        score=primary_as_sent(run.scores) if run.scores else None,
         decision=run.decision,
         reason=run.reason or run.end_reason,
         message=shortened(run.message, message_cap),

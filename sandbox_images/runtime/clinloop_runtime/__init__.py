@@ -93,9 +93,9 @@ class Score(NamedTuple):
     """The server's answer to one validation submission."""
 
     value: float
-    """The task's primary metric; nan when there was no score."""
+    """The task's primary metric, rounded to what the number of validation cases supports; nan when there was no score."""
     best: bool
-    """True when this is the best of the run so far: save the checkpoint now."""
+    """True when no rounded score of the run so far is better: save the checkpoint now."""
     left: int
     """Submissions left in this run."""
     problem: str = ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 from clinloop.scoring.metrics import Direction, OperatingPoint
@@ -106,6 +108,72 @@ class PairedMetric:
         return -high, -low
 
 
-def rounded(value: float | None, digits: int = 4) -> float | None:
-    """Round a score for an agent: more digits would tell single validation labels apart."""
-    return None if value is None else round(value, digits)
+def step_of(standard_error: float) -> float:
+    """Return the step to which a score that goes to an agent is rounded: the smallest of 1, 2, 5 x 10^-k, from 0.0001 to 0.5, that is at
+    least half a standard error. Finer digits say nothing about the model, but tell single validation labels apart.
+    """
+    return next((step for step in _STEPS if step >= standard_error / 2 - 1e-12), _STEPS[-1])
+
+
+def error_bound(groups: int) -> float:
+    """Return what the standard error of a share of independent groups is at most, sqrt(1/4 / G): for where no interval is computed."""
+    return 0.5 / max(1, groups) ** 0.5
+
+
+def step_for(low: float | None, high: float | None, groups: int) -> float:
+    """Return the step of a score with this 95 % interval (None: none was computed) over this many groups.
+
+    Predictions can be made so that next to nothing varies but a few cases in question, so an interval counts as at least a quarter as
+    wide as the bound.
+    """
+    bound = error_bound(groups)
+    if low is None or high is None or not isfinite(high - low):
+        return step_of(bound)
+    return step_of(max((high - low) / (2 * _NORMAL_975), bound / 4))
+
+
+def rounded(value: float | None, step: float) -> float | None:
+    """Round a score to a multiple of a step; None where it is none."""
+    return None if value is None or not isfinite(value) else round(round(value / step) * step, 4)
+
+
+def shown(value: float, step: float) -> str:
+    """Write a score with the decimals of its step."""
+    decimals = next(count for count in range(1, 5) if abs(step * 10**count - round(step * 10**count)) < 1e-9)
+    return f"{rounded(value, step):.{decimals}f}"
+
+
+def as_sent(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON values of a ScoreResult as they go to an agent: scores rounded to their steps, the rest as it is."""
+    groups: int = scores["groups"]
+    step = step_of(error_bound(groups))
+    return {
+        **scores,
+        "metrics": {name: _estimate_as_sent(estimate, groups) for name, estimate in scores["metrics"].items()},
+        "operating_points": {
+            name: {**_at(point, step, "sensitivity", "specificity"), "threshold": round(point["threshold"], 4)}
+            for name, point in scores["operating_points"].items()
+        },
+        "per_class": [
+            _at(row, step_of(error_bound(row["groups"])), "auc", "sensitivity", "specificity")
+            for row in scores["per_class"]
+        ],
+        "primary": primary_as_sent(scores),
+    }
+
+
+def primary_as_sent(scores: Mapping[str, Any]) -> float | None:
+    """Return the primary score of the JSON values of a ScoreResult as it goes to an agent."""
+    return _estimate_as_sent(scores["metrics"][scores["primary_metric"]], scores["groups"])["value"]
+
+
+_STEPS = tuple(round(digit * 10.0**power, 4) for power in (-4, -3, -2, -1) for digit in (1, 2, 5))
+_NORMAL_975 = 1.959964
+
+
+def _estimate_as_sent(estimate: Mapping[str, Any], groups: int) -> dict[str, Any]:
+    return _at(estimate, step_for(estimate["low"], estimate["high"], groups), "value", "low", "high")
+
+
+def _at(values: Mapping[str, Any], step: float, *names: str) -> dict[str, Any]:
+    return {**values, **{name: rounded(values[name], step) for name in names if name in values}}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clinloop.errors import BadInput
 from clinloop.scoring import acceptance
-from clinloop.scoring.acceptance import Decision, Mode
+from clinloop.scoring.acceptance import Decision, Look, Mode, Taken, next_look
 from clinloop.scoring.analysis import Analysis
 from clinloop.scoring.metrics import DEFAULT_RULES, OperatingPoint, Scheme, is_higher_better
 from clinloop.scoring.predictions import (
@@ -28,7 +28,17 @@ from clinloop.scoring.predictions import (
     probabilities_csv,
 )
 from clinloop.scoring.process import CHILD_LIMITS, ChildLimits, Source, run
-from clinloop.scoring.results import ClassRow, Estimate, PairedMetric, ScoreResult, rounded
+from clinloop.scoring.results import (
+    ClassRow,
+    Estimate,
+    PairedMetric,
+    ScoreResult,
+    as_sent,
+    error_bound,
+    primary_as_sent,
+    rounded,
+    step_of,
+)
 from clinloop.scoring.truth import TruthBox, TruthCase, read_truth, truth_csv
 
 __all__ = [
@@ -43,6 +53,7 @@ __all__ = [
     "Detections",
     "Estimate",
     "FinalMetric",
+    "Look",
     "Mask",
     "OperatingPoint",
     "PairedMetric",
@@ -50,22 +61,28 @@ __all__ = [
     "Probabilities",
     "Scheme",
     "ScoreResult",
+    "Taken",
     "TruthBox",
     "TruthCase",
     "analyse",
+    "as_sent",
     "compare",
     "decide",
     "difference",
+    "error_bound",
     "final_scores",
     "is_higher_better",
     "max_submission_bytes",
+    "next_look",
     "predictions_bytes",
+    "primary_as_sent",
     "probabilities_csv",
     "read_predictions",
     "read_probabilities",
     "read_truth",
     "rounded",
     "score_predictions",
+    "step_of",
     "truth_csv",
 ]
 
@@ -157,7 +174,7 @@ def decide(
     guards: Mapping[str, float] | None = None,
     mode: Mode = "guarded",
     operating_rule: str = "",
-    alpha: float = acceptance.ALPHA,
+    look: Look | None = None,
     resamples: int = RESAMPLES_P,
     seed: int = 0,
     limits: ChildLimits = CHILD_LIMITS,
@@ -182,7 +199,7 @@ def decide(
         limits=limits,
     )
     guarding = [pair for pair in pairs if pair.name in margins]
-    return acceptance.decide(mode, pairs[0], guards=guarding, margins=margins, alpha=alpha)
+    return acceptance.decide(mode, pairs[0], guards=guarding, margins=margins, look=look)
 
 
 def final_scores(

@@ -190,8 +190,3 @@ def test_a_bad_truth_is_refused_without_its_labels(truth: TruthRows) -> None:
                 predict(truth[:1], skill=0.5), wrong, scheme=SCHEME, metrics=[], primary="macro_auc"
             )
         assert "UNK" not in str(caught.value)
-
-
-def test_scores_for_an_agent_are_rounded() -> None:
-    assert service.rounded(0.123456) == 0.1235
-    assert service.rounded(None) is None
