@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from clinloop.report.suspects import Suspect
 from clinloop.scoring import truth
 from clinloop.scoring.truth import TruthCase
 
@@ -361,6 +362,10 @@ class ReportData(_Value):
     """Ed25519 public key of the server that signed the rows: 64 hexadecimal digits."""
     ledger_head: str
     """Hash of the task's last row when the report was written."""
+    suspects: tuple[Suspect, ...] = ()
+    """The strongest suspected shortcuts, at most five."""
+    suspects_note: str = ""
+    """How suspects were looked for, what was left out, and that a list that is empty proves nothing."""
     limits: tuple[str, ...] = STANDARD_LIMITS
     """What the numbers do not mean."""
 
