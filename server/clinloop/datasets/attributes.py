@@ -8,8 +8,8 @@ import numpy as np
 
 from clinloop.datasets import assemble
 from clinloop.datasets.dataset import Annotation, CaseRow, Dataset
-from clinloop.datasets.findings import AttributeFacts, Audit, Quartiles
-from clinloop.datasets.predictors import SUSPICIOUS_AUC, predict_label
+from clinloop.datasets.findings import SUSPICIOUS_AUC, AttributeFacts, Audit, Quartiles
+from clinloop.datasets.predictors import predict_label
 from clinloop.datasets.vault import custodian_audit
 
 

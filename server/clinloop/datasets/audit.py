@@ -11,6 +11,7 @@ import numpy as np
 from clinloop.datasets.case import Case, Excluded, Split
 from clinloop.datasets.duplicates import NearDuplicates, UnionFind, by_value, near_duplicate_clusters, sibling_clusters
 from clinloop.datasets.findings import (
+    SUSPICIOUS_AUC,
     AttributeFacts,
     Audit,
     ClusterFacts,
@@ -21,9 +22,9 @@ from clinloop.datasets.findings import (
     SizeCount,
     TruthFacts,
     ValueCount,
+    chance_limit,
 )
 from clinloop.datasets.metadata import FILE_FEATURES, Entry, is_number, metadata_model, probe_model
-from clinloop.datasets.predictors import SUSPICIOUS_AUC, chance_noise
 
 MAX_VALUES = 12
 """Values of an attribute that are counted against the label."""
@@ -257,7 +258,7 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
     suspects = {
         name: auc
         for name, auc in (model.auc_alone if model else {}).items()
-        if auc >= max(SUSPICIOUS_AUC, 0.5 + 3 * chance_noise(by_class.values())) and name not in FILE_FEATURES
+        if auc >= chance_limit(by_class.values()) and name not in FILE_FEATURES
     }
     if suspects:
         named = ", ".join(f"{name} {auc:.2f}" for name, auc in list(suspects.items())[:8])
@@ -266,7 +267,7 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
             "name it as one in the request, and compare the score with and without it."
         )
     probes = audit.probe_model
-    if probes is not None and probes.macro_auc >= max(SUSPICIOUS_AUC, 0.5 + 3 * chance_noise(by_class.values())):
+    if probes is not None and probes.macro_auc >= chance_limit(by_class.values()):
         first = ", ".join(f"{name} {auc:.2f}" for name, auc in list(probes.auc_alone.items())[:3])
         found.append(
             f"Border, corners, exposure, blur and colour cast of the picture alone predict the class with macro AUC {probes.macro_auc:.2f} (most by "

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
+
+SUSPICIOUS_AUC = 0.6
+"""From here on a fact that says something about the label is worth a warning, if its AUC is not chance."""
 
 
 class _Part(BaseModel):
@@ -244,6 +248,17 @@ class Audit(_Part):
                     f"{item.name} in {name}: median {numbers.median:g} [{numbers.q25:g}, {numbers.q75:g}], mean {numbers.mean:.3g}, n {numbers.n}"
                 )
         return lines
+
+
+def chance_limit(counts: Iterable[int]) -> float:
+    """Return the macro AUC from which a fact is suspicious, by the number of cases of each class: 3 standard errors above chance, at least SUSPICIOUS_AUC.
+
+    The error of an AUC of 0.5, a class against the rest, is sqrt((m + n + 1) / 12 m n), as of Mann and Whitney's U.
+    """
+    sizes = [n for n in counts if n]
+    total = sum(sizes)
+    errors = [((total + 1) / (12 * n * (total - n))) ** 0.5 for n in sizes if n < total]
+    return max(SUSPICIOUS_AUC, 0.5 + 3 * (sum(errors) / len(errors) if errors else 0.5))
 
 
 class LeakFacts(_Part):

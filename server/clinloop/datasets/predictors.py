@@ -14,8 +14,6 @@ from threadpoolctl import threadpool_limits
 
 from clinloop.datasets.findings import LabelModel
 
-SUSPICIOUS_AUC = 0.6
-"""From here on a fact that says something about the label is worth a warning."""
 MAX_MODEL_CASES = 6000
 """Cases that a model of facts sees; more change its AUC little and cost seconds."""
 N_BINS = 16
@@ -41,7 +39,7 @@ def predict_label(
         rank = np.random.default_rng(0).permutation(group.max() + 1)
         chosen = np.argsort(rank[group], kind="stable")[:MAX_MODEL_CASES]
         known, group = known[chosen], group[chosen]
-    y = np.array([classes.index(labels[i]) for i in known], dtype=np.intp)
+    y = np.array([classes.index(labels[int(i)]) for i in known], dtype=np.intp)
     groups_of_class = [len(np.unique(group[y == label])) for label in np.unique(y)]
     if len(known) < 30 or sum(n >= 3 for n in groups_of_class) < 2:
         return None
@@ -72,14 +70,6 @@ def predict_label(
         auc_by_class=by_class,
         auc_alone=dict(sorted(alone.items(), key=lambda item: -item[1])),
     )
-
-
-def chance_noise(counts: Iterable[int]) -> float:
-    """Return the standard error of a macro AUC of 0.5, classes of these sizes against the rest: sqrt((m + n + 1) / 12 m n), as of Mann and Whitney's U."""
-    sizes = [n for n in counts if n]
-    total = sum(sizes)
-    errors = [((total + 1) / (12 * n * (total - n))) ** 0.5 for n in sizes if n < total]
-    return sum(errors) / len(errors) if errors else 0.5
 
 
 def _cross_validated_auc(

@@ -18,7 +18,6 @@ _EDGE = 6
 """Width of the border in reduced pixels: the outer 5 %."""
 _CORNER = 20
 """Side of a corner in reduced pixels: about a sixth of the picture."""
-_FIRST, _LAST = slice(0, _CORNER), slice(-_CORNER, None)
 _DARK, _BRIGHT = 16, 230
 _Gray = npt.NDArray[np.float32]
 
@@ -35,23 +34,28 @@ def measure(image: Image.Image) -> tuple[float, ...]:
     red, green, blue = (float(mean) for mean in rgb.mean(axis=(0, 1)))
     gray: _Gray = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
     border = gray[_is_border]
-    corners = [gray[rows, columns] for rows in (_FIRST, _LAST) for columns in (_FIRST, _LAST)]
-    inner = gray[1:-1, 1:-1]
-    laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * inner
+    inside = gray[_EDGE:-_EDGE, _EDGE:-_EDGE]  # a border has its own probes
+    corners, inner_corners = _corners(gray), _corners(inside)
+    laplacian = inside[:-2, 1:-1] + inside[2:, 1:-1] + inside[1:-1, :-2] + inside[1:-1, 2:] - 4 * inside[1:-1, 1:-1]
     values = (
         float(border.mean()),
         float(border.std()),
         float((border < _DARK).mean()),
         float(np.mean([(corner < _DARK).mean() for corner in corners])),
-        max(_mark(corner) for corner in corners),
-        float(gray.mean()),
-        float(gray.std()),
+        max(_mark(corner) for corner in inner_corners),
+        float(inside.mean()),
+        float(inside.std()),
         math.log1p(float(laplacian.var())),
         red - green,
         (red + green) / 2 - blue,
         shape,
     )
     return tuple(round(value, 4) for value in values)
+
+
+def _corners(gray: _Gray) -> list[_Gray]:
+    first, last = slice(0, _CORNER), slice(-_CORNER, None)
+    return [gray[rows, columns] for rows in (first, last) for columns in (first, last)]
 
 
 def _mark(corner: _Gray) -> float:

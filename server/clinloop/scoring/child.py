@@ -31,6 +31,10 @@ def main() -> None:
                 reply = {"result": asdict(compute.score(job))}
             case "paired":
                 reply = {"result": [asdict(metric) for metric in compute.paired(job)]}
+            case "shortcuts":
+                from clinloop.scoring import following  # late: scikit-learn takes a second that no other job needs
+
+                reply = {"result": asdict(following.shortcuts(cast("following.ShortcutJob", job)))}
     except (BadPredictions, BadInput) as refusal:
         reply = {"refused": type(refusal).__name__, "text": str(refusal)}
     except MemoryError:

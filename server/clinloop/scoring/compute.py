@@ -19,7 +19,7 @@ from clinloop.scoring.tables import tables_of
 class Job(TypedDict):
     """A request to the scoring process."""
 
-    action: Literal["rows", "score", "paired"]
+    action: Literal["rows", "score", "paired", "shortcuts"]
     files: list[int]
     """Open descriptors of predictions files."""
     scheme: dict[str, Any]
