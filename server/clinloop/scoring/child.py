@@ -32,7 +32,7 @@ def main() -> None:
             case "paired":
                 reply = {"result": [asdict(metric) for metric in compute.paired(job)]}
             case "shortcuts":
-                from clinloop.scoring import following  # late: scikit-learn takes a second that no other job needs
+                from clinloop.scoring import following  # late: no other job needs it
 
                 reply = {"result": asdict(following.shortcuts(cast("following.ShortcutJob", job)))}
     except (BadPredictions, BadInput) as refusal:

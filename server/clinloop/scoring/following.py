@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from clinloop.scoring.compute import Job, scheme_of
+from clinloop.scoring.detection import BoxCases
 from clinloop.scoring.embeddings import max_bytes, parse_embeddings
 from clinloop.scoring.flips import Floats, Ints, flip_test, residuals, sums_by_group
 from clinloop.scoring.joining import join, known_truth
+from clinloop.scoring.metrics import Scheme
 from clinloop.scoring.offences import too_large
 from clinloop.scoring.segmentation import MaskCases
 from clinloop.scoring.shortcuts import NO_EMBEDDINGS, Followed, Shortcuts, Slice
-from clinloop.scoring.slices import find_slices
 from clinloop.scoring.weighted import Cases
 
 MIN_LEVEL = 10
@@ -61,7 +61,7 @@ def shortcuts(job: ShortcutJob) -> Shortcuts:
     scheme = scheme_of(job)
     truth = known_truth(job["truth"], scheme)
     cases, _ = join(truth, scheme, job["files"][0], rule=job["rule"])
-    answers = _answers(cases, list(scheme.classes))
+    answers = _answers(cases, scheme)
     questions = [question for name, values in job["columns"].items() for question in _questions(name, values)]
     followed, n_tried = _followed(questions, answers, job["seed"])
     case_ids = [case.case_id for case in truth]
@@ -69,23 +69,21 @@ def shortcuts(job: ShortcutJob) -> Shortcuts:
     return Shortcuts(followed=followed, slices=slices, n_tried=n_tried, slices_note=note)
 
 
-def _answers(cases: object, classes: list[str]) -> _Answers:
+def _answers(cases: object, scheme: Scheme) -> _Answers:
     if isinstance(cases, Cases):
-        p, truth = cases.probabilities, cases.truth.astype(np.intp)
-        positive = cases.positive if cases.positive is not None else 1 if len(classes) == 2 else None
-        if positive is None:
-            is_wrong = (p.argmax(axis=1) != truth).astype(np.intp)
-            return _Answers(p, classes, truth, is_wrong, cases.groups.astype(np.intp))
-        is_wrong = (cases.flagged[:, positive] != (truth == positive)).astype(np.intp)
-        return _Answers(p[:, [positive]], [classes[positive]], truth, is_wrong, cases.groups.astype(np.intp))
+        p, truth, groups = cases.probabilities, cases.truth.astype(np.intp), cases.groups.astype(np.intp)
+        if cases.positive is None:
+            is_wrong = p.argmax(axis=1) != truth
+        else:
+            is_wrong = cases.flagged[:, cases.positive] != (truth == cases.positive)
+        at = list(range(len(scheme.classes))) if scheme.positive_index is None else [scheme.positive_index]
+        return _Answers(p[:, at], [scheme.classes[i] for i in at], truth, is_wrong.astype(np.intp), groups)
     if isinstance(cases, MaskCases):
         is_true, value, is_found = cases.has_target, cases.predicted, cases.is_found
+    elif isinstance(cases, BoxCases):
+        is_true, value, is_found = cases.has_box, cases.best, cases.best >= cases.threshold
     else:
-        from clinloop.scoring.detection import BoxCases
-
-        boxes = cast("BoxCases", cases)
-        is_true, value, is_found = boxes.has_box, boxes.best, boxes.best >= boxes.threshold
-        cases = boxes
+        raise TypeError(type(cases).__name__)
     wrong = (is_found != is_true).astype(np.intp)
     return _Answers(
         value[:, None].astype(np.float64), [""], is_true.astype(np.intp), wrong, cases.groups.astype(np.intp)
@@ -144,7 +142,8 @@ def _ranks(values: Floats) -> Floats:
     """Return average ranks; NaN stays."""
     ranks = np.full(len(values), np.nan)
     known = ~np.isnan(values)
-    ranks[known] = rankdata(values[known])
+    _, place, counts = np.unique(values[known], return_inverse=True, return_counts=True)
+    ranks[known] = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return ranks
 
 
@@ -163,6 +162,8 @@ def _slices(
 ) -> tuple[list[Slice], str]:
     if not files:
         return [], NO_EMBEDDINGS
+    from clinloop.scoring.slices import find_slices  # late: scikit-learn takes a second
+
     caps = max_bytes(len(case_ids))
     embedded = parse_embeddings(_content(files[0], caps[0]), _content(files[1], caps[1]), case_ids)
     at = np.array([place for place, case_id in enumerate(case_ids) if case_id in embedded], dtype=np.intp)

@@ -19,7 +19,7 @@ from clinloop.scoring.flips import flip_test, sums_by_group
 from clinloop.scoring.metrics import Scheme
 from clinloop.scoring.shortcuts import NO_EMBEDDINGS, find_shortcuts
 from clinloop.scoring.slices import find_slices
-from clinloop.scoring.truth import TruthCase
+from clinloop.scoring.truth import TruthBox, TruthCase
 
 SCHEME = Scheme(("benign", "malignant"), positive="malignant")
 Floats = npt.NDArray[np.float64]
@@ -79,6 +79,55 @@ def test_a_fact_that_the_answers_follow_within_a_class_is_told_from_one_that_onl
     assert by_name["word"].level in {"drain", "none"} and (by_name["word"].p or 1) < 0.01
     assert "followed" in by_name["word"].alike and found.slices_note == NO_EMBEDDINGS
     assert found.n_tried == 4  # two numbers, two levels of the word
+
+
+def test_of_boxes_the_highest_score_and_of_masks_the_area_is_what_may_follow_a_fact() -> None:
+    rng = np.random.default_rng(5)
+    n = 80
+    y, marker = rng.integers(0, 2, n), rng.integers(0, 2, n)
+    columns = {"marker": [float(value) for value in marker], "noise": list(rng.normal(size=n))}
+    names = case_ids(n)
+    boxes = Scheme(("no", "yes"), task_type="detection", targets=("fracture",))
+    drawn = [
+        TruthCase(name, "", boxes.classes[here], 20, 20, boxes=(TruthBox(0, 1, 1, 5, 5),) * int(here))
+        for name, here in zip(names, y, strict=True)
+    ]
+    scores = 0.2 + 0.3 * y + 0.3 * marker + 0.1 * rng.random(n)
+    marked: dict[str, service.Prediction] = {
+        name: (service.Detected(0, 1, 1, 5, 5, float(score)),) for name, score in zip(names, scores, strict=True)
+    }
+    masks = Scheme(("no", "yes"), task_type="segmentation", targets=("air",))
+    outlined = [
+        TruthCase(name, "", masks.classes[here], 20, 20, mask=(10, 50 * int(here), 390 - 50 * int(here)))
+        for name, here in zip(names, y, strict=True)
+    ]
+    areas = 5 + 100 * y + 60 * marker + rng.integers(0, 20, n)
+    filled: dict[str, service.Prediction] = {
+        name: service.Mask(20, 20, (0, int(area), 400 - int(area))) for name, area in zip(names, areas, strict=True)
+    }
+    for scheme, truths, predicted in ((boxes, drawn, marked), (masks, outlined, filled)):
+        data = service.predictions_bytes(predicted, scheme)
+        found = {item.name: item for item in find_shortcuts(data, truths, scheme=scheme, columns=columns).followed}
+        assert found["marker"].partial_r > 0.6 and (found["marker"].p or 1) < 0.01 and found["marker"].class_name == ""
+        assert (found["noise"].p or 0) > 0.05
+
+
+def test_of_several_classes_the_one_whose_probability_goes_with_the_fact_is_named() -> None:
+    rng = np.random.default_rng(6)
+    scheme = Scheme(("MEL", "NV", "BCC"))
+    y, ruler = rng.integers(0, 3, 240), rng.integers(0, 2, 240)
+    scores = 2 * np.eye(3)[y] + 2 * np.eye(3)[2] * ruler[:, None] + rng.normal(size=(240, 3))
+    p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    cases = [TruthCase(name, "", scheme.classes[label]) for name, label in zip(case_ids(240), y, strict=True)]
+    data = service.probabilities_csv(dict(zip(case_ids(240), p.tolist(), strict=True)), scheme.classes)
+    (found,) = find_shortcuts(
+        data, cases, scheme=scheme, columns={"ruler": ["yes" if r else "" for r in ruler]}
+    ).followed or [None]
+    assert found is None  # only one value is known: nothing to compare it with
+    columns = {"ruler": ["yes" if r else "no" for r in ruler]}
+    (found,) = find_shortcuts(data, cases, scheme=scheme, columns=columns).followed
+    assert found.class_name == "BCC" and found.level in {"yes", "no"} and (found.p or 1) < 0.01
+    assert (found.partial_r > 0) == (found.level == "yes")
 
 
 def test_chance_signs_give_uniform_p_values_and_correct_for_all_that_was_tried() -> None:
