@@ -18,6 +18,7 @@ from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.paths import TaskFolder
 from clinloop.report import data as report
+from clinloop.report.suspecting import look_for_suspects
 from clinloop.report.write import write_report
 from clinloop.resources import resource
 from clinloop.sandbox.recipes import find_recipe, folders
@@ -157,6 +158,16 @@ def _report_data(
     accepted = store.run(task.id, next(model.run for model in frozen if model.model == "refined"))
     primary = next(metric for metric in metrics if metric.name == spec.primary_metric)
     validation, test = accepted.score or 0.0, primary.refined.value
+    run = here.folder.run(accepted.name)
+    suspects, suspects_note = look_for_suspects(
+        here.dataset,
+        service.read_truth(context.Cases(here.folder.data).truth),
+        run.predictions,
+        run.embeddings,
+        scheme=here.scheme,
+        operating_rule=spec.operating_point,
+        seed=task.seed,
+    )
     resumed = [row.at for row in rows if row.event == "evaluation_resumed"]
     return report.ReportData(
         created_at=utc_now(),
@@ -215,6 +226,8 @@ def _report_data(
         ledger=tuple(report.LedgerRow(**row._asdict()) for row in rows),
         ledger_key=store.public_key,
         ledger_head=store.head(scope),
+        suspects=suspects,
+        suspects_note=suspects_note,
     )
 
 

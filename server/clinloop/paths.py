@@ -9,6 +9,8 @@ from typing import Any
 
 PREDICTIONS = "predictions"
 """The file that predict.py writes into its /out: CSV in a classification, else JSON."""
+EMBEDDINGS = ("embeddings.npy", "embeddings.txt")
+"""What predict.py may leave beside it: features as (N, D) floats, and the case id of each row."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class RunFolder:
     def predictions(self) -> Path:
         """Predictions of predict.py on validation images."""
         return self.predicted / PREDICTIONS
+
+    @property
+    def embeddings(self) -> tuple[Path, Path]:
+        """Features of the validation images and their case ids, where predict.py wrote any."""
+        features, case_ids = EMBEDDINGS
+        return self.predicted / features, self.predicted / case_ids
 
     @property
     def validations(self) -> Path:

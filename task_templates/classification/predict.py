@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from clinloop_runtime import log, predict_cases, write_predictions
+from clinloop_runtime import log, predict_cases, write_embeddings, write_predictions
 from model import decode_all, load, predict
 
 CHUNK = 1024  # images that are in memory at once
@@ -16,11 +16,14 @@ args = parser.parse_args()
 
 net, about = load(args.checkpoint)
 found = predict_cases(args.images)
-case_ids, rows = [], []
+case_ids, rows, features = [], [], []
+if hasattr(net, "get_classifier"):  # what it is given, (N, n_features), shows the report images that fail together
+    net.get_classifier().register_forward_pre_hook(lambda _, given: features.append(given[0].flatten(1).float().cpu()))
 for start in range(0, len(found), CHUNK):
     chunk = found[start : start + CHUNK]
     images = decode_all([path for _, path in chunk], about["px"])  # (N, px, px, 3) uint8
     rows += predict(net, images, about["mean"], about["std"]).tolist()  # (N, n_classes)
     case_ids += [case.case_id for case, _ in chunk]
 write_predictions(args.out, case_ids, about["classes"], rows)
+write_embeddings(args.out, case_ids, features)
 log(event="predicted", images=len(case_ids))

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from clinloop_runtime import log, predict_cases, write_predictions
-from model import decode_all, load, predict
+from clinloop_runtime import log, predict_cases, write_embeddings, write_predictions
+from model import decode_all, load, outputs
 
 CHUNK = 1024  # images that are in memory at once
 
@@ -16,11 +16,14 @@ args = parser.parse_args()
 
 net, about = load(args.checkpoint)
 found = predict_cases(args.images)
-case_ids, rows = [], []
+case_ids, rows, features = [], [], []
 for start in range(0, len(found), CHUNK):
     chunk = found[start : start + CHUNK]
     images = decode_all([path for _, path in chunk], about["px"])  # (N, px, px, 3) uint8
-    rows += predict(net, images, about["mean"], about["std"]).tolist()  # (N, n_classes)
+    probabilities, pooled = outputs(net, images, about["mean"], about["std"])  # (N, n_classes), (N, n_features)
+    rows += probabilities.tolist()
+    features.append(pooled)
     case_ids += [case.case_id for case, _ in chunk]
 write_predictions(args.out, case_ids, about["classes"], rows)
+write_embeddings(args.out, case_ids, features)  # show the report images that fail together
 log(event="predicted", images=len(case_ids))

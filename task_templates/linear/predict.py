@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from clinloop_runtime import write_predictions
+from clinloop_runtime import write_embeddings, write_predictions
 from PIL import Image
 
 parser = argparse.ArgumentParser()
@@ -17,11 +17,13 @@ args = parser.parse_args()
 model = json.loads(args.checkpoint.read_text(encoding="utf-8"))
 weights, bias = np.array(model["weights"]), np.array(model["bias"])  # (D, C), (C,)
 paths = sorted(args.images.iterdir())
-rows = []
+rows, features = [], []
 for path in paths:
     with Image.open(path) as image:
         thumbnail = image.convert("RGB").resize((model["px"], model["px"]), Image.Resampling.BOX)
-    scores = (np.asarray(thumbnail, dtype=np.float64).reshape(-1) / 127.5 - 1.0) @ weights + bias  # (C,)
+    features.append(np.asarray(thumbnail, dtype=np.float64).reshape(-1) / 127.5 - 1.0)  # (D,)
+    scores = features[-1] @ weights + bias  # (C,)
     exponentials = np.exp(scores - scores.max())
     rows.append(exponentials / exponentials.sum())
 write_predictions(args.out, [path.stem for path in paths], model["classes"], np.stack(rows))
+write_embeddings(args.out, [path.stem for path in paths], [np.stack(features)])

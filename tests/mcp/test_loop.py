@@ -68,3 +68,8 @@ async def test_an_agent_takes_a_folder_of_images_to_a_report_that_verifies(servi
     assert [(detail["level"], detail["connection"]) for detail in recorded] == [("L0", "stdio")]
     primary = next(metric for metric in stored["final"] if metric["name"] == "macro_auc")
     assert primary["refined"]["low"] <= primary["refined"]["value"] <= primary["refined"]["high"]
+    # The report looked for shortcuts; of features, those of the test images are gone.
+    assert "facts of files, pictures and attributes" in stored["suspects_note"]
+    task = report.parent.parent
+    assert (task / "runs" / "run0" / "predicted" / "embeddings.npy").exists()
+    assert not list((task / "final").rglob("embeddings.npy")) and not list((task / "final").rglob("embeddings.txt"))

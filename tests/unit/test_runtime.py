@@ -13,6 +13,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from clinloop.paths import EMBEDDINGS
+from clinloop.scoring.embeddings import parse_embeddings
+
 CLASSES = ["cat", "dog", "emu"]
 UNIFORM = [[1 / 3, 1 / 3, 1 / 3]] * 2
 
@@ -194,6 +197,28 @@ def test_malformed_probabilities_are_a_bug_that_is_raised(
     with pytest.raises(ValueError, match=says):
         runtime.write_predictions(box / "out/predictions.csv", ["b1", "b2"], CLASSES, probabilities)
     assert not (box / "out/predictions.csv").exists()
+
+
+def test_embeddings_lie_beside_the_predictions_as_the_server_reads_them_and_bad_ones_cost_a_run_nothing(
+    runtime: ModuleType, box: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, rows = box / "out/predictions", np.random.default_rng(0).normal(size=(3, 4))
+    runtime.write_embeddings(out, ["b1", "b2", "b3"], [rows[:2, :3], rows[2:]])
+    runtime.write_embeddings(out, ["b1", "b2"], [rows])
+    runtime.write_embeddings(out, ["b1"], [])
+    assert not list((box / "out").iterdir()) and capsys.readouterr().out.count("no embeddings") == 3
+    monkeypatch.setenv("CLINLOOP_SESSION", str(box / "nowhere"))
+    runtime.write_embeddings(out, ["b1", "b2", "b3"], [rows])
+    assert not list((box / "out").iterdir())  # a delivered model
+    monkeypatch.setenv("CLINLOOP_SESSION", str(box / "session"))
+    rows[0, 0], rows[1, 1] = np.nan, 1e9
+    runtime.write_embeddings(out, ["b1", "b2", "b3"], [rows[:2], rows[2:]])
+    found = parse_embeddings(*((box / "out" / name).read_bytes() for name in EMBEDDINGS), ["b3", "b2", "b1"])
+    assert list(found) == ["b1", "b2", "b3"] and found["b1"][0] == 0 and found["b2"][1] == 65504
+    assert np.allclose(found["b3"], rows[2], rtol=1e-3)
+    runtime.write_embeddings(out, ["b1"], [np.ones((1, 5000))])
+    (wide,) = parse_embeddings(*((box / "out" / name).read_bytes() for name in EMBEDDINGS), ["b1"]).values()
+    assert wide.shape == (2048,)
 
 
 def test_cases_to_predict_come_from_the_table_beside_the_images(runtime: ModuleType, tmp_path: Path) -> None:

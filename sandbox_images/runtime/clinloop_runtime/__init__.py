@@ -6,7 +6,8 @@ Python's standard library only (numpy where an array is asked for), so it runs i
     score = session.validate(case_ids, probabilities)  # the server scores; the labels are not here
     if score.best: ...save to session.checkpoint...
 
-    predict.py needs `predict_cases` and one of `write_predictions`, `write_detections`, `write_masks` only.
+    predict.py needs `predict_cases` and one of `write_predictions`, `write_detections`, `write_masks` only; `write_embeddings` lets the report
+    look for groups of images that fail together.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from clinloop_runtime.embeddings import write_embeddings
 from clinloop_runtime.predictions import (
     MAX_DETECTIONS,
     Detection,
@@ -50,6 +52,7 @@ __all__ = [
     "predict_cases",
     "predict_session",
     "write_detections",
+    "write_embeddings",
     "write_masks",
     "write_predictions",
 ]

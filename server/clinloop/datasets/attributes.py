@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
-from threadpoolctl import threadpool_limits
 
 from clinloop.datasets import assemble
 from clinloop.datasets.dataset import Annotation, CaseRow, Dataset
-from clinloop.datasets.findings import AttributeFacts, Audit, Quartiles
+from clinloop.datasets.findings import SUSPICIOUS_AUC, AttributeFacts, Audit, Quartiles
+from clinloop.datasets.predictors import predict_label
 from clinloop.datasets.vault import custodian_audit
-
-SUSPICIOUS_AUC = 0.6
 
 
 def add_attribute(
@@ -82,22 +75,7 @@ def _quartiles(values: Sequence[float]) -> Quartiles:
 
 
 def _auc_alone(seen: Sequence[CaseRow], column: str, classes: Sequence[str]) -> float | None:
-    """Return the macro AUC of a model that sees nothing but the attribute, cross-validated by group; None with too few cases."""
-    known = [case for case in seen if case.label in classes]
-    y = np.array([classes.index(case.label) for case in known], dtype=np.intp)
-    x = np.array([[float(case.attributes[column])] for case in known])
-    groups = np.unique([case.group for case in known], return_inverse=True)[1]
-    present = np.unique(y)
-    if len(known) < 30 or sum(len(np.unique(groups[y == label])) >= 3 for label in present) < 2:
-        return None
-    scores: npt.NDArray[np.float64] = np.zeros((len(y), len(classes)))
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore")  # rare classes with fewer members than folds
-        for fit, held_out in StratifiedGroupKFold(n_splits=3, shuffle=True, random_state=0).split(x, y, groups):
-            if len(np.unique(y[fit])) < 2:
-                continue
-            model = HistGradientBoostingClassifier(max_iter=25, learning_rate=0.15, max_leaf_nodes=8, random_state=0)
-            model.fit(x[fit], y[fit])
-            scores[held_out[:, None], np.unique(y[fit])] = model.predict_proba(x[held_out])
-    found = [roc_auc_score(y == label, scores[:, label]) for label in present if 0 < int((y == label).sum()) < len(y)]
-    return round(float(np.mean(found)), 4) if found else None
+    """Return the macro AUC of a model that sees nothing but the attribute; None with too few cases."""
+    values = np.array([float(case.attributes[column]) for case in seen])
+    model = predict_label({column: values}, [case.label for case in seen], [case.group for case in seen], classes)
+    return None if model is None else model.macro_auc

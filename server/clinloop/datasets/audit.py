@@ -11,20 +11,21 @@ import numpy as np
 from clinloop.datasets.case import Case, Excluded, Split
 from clinloop.datasets.duplicates import NearDuplicates, UnionFind, by_value, near_duplicate_clusters, sibling_clusters
 from clinloop.datasets.findings import (
+    SUSPICIOUS_AUC,
     AttributeFacts,
     Audit,
     ClusterFacts,
     GroupFacts,
-    MetadataModel,
+    LabelModel,
     Quartiles,
     ReasonCount,
     SizeCount,
     TruthFacts,
     ValueCount,
+    chance_limit,
 )
-from clinloop.datasets.metadata import FILE_FEATURES, Entry, is_number, metadata_model
+from clinloop.datasets.metadata import FILE_FEATURES, Entry, is_number, metadata_model, probe_model
 
-SUSPICIOUS_AUC = 0.6
 MAX_VALUES = 12
 """Values of an attribute that are counted against the label."""
 FEW = 0.5
@@ -148,15 +149,14 @@ def make_audit(
         metadata_tags=dict(sorted(Counter(tag for entry in kept for tag in entry.facts.tags).items())),
         attributes=[_attribute(name, kept, classes, model) for name in attributes],
         metadata_model=model,
+        probe_model=probe_model(kept, roots, classes),
         notes=list(notes),
         warnings=[],
     )
     return audit.model_copy(update={"warnings": _warnings(audit, is_complete=ties.near.is_complete)})
 
 
-def _attribute(
-    name: str, entries: Sequence[Entry], classes: Sequence[str], model: MetadataModel | None
-) -> AttributeFacts:
+def _attribute(name: str, entries: Sequence[Entry], classes: Sequence[str], model: LabelModel | None) -> AttributeFacts:
     texts = [entry.case.attributes.get(name, "") for entry in entries]
     labels = [entry.case.label for entry in entries]
     numeric = is_number(texts)
@@ -258,13 +258,20 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
     suspects = {
         name: auc
         for name, auc in (model.auc_alone if model else {}).items()
-        if auc >= max(SUSPICIOUS_AUC, 0.5 + 3 * _auc_noise(by_class.values())) and name not in FILE_FEATURES
+        if auc >= chance_limit(by_class.values()) and name not in FILE_FEATURES
     }
     if suspects:
         named = ", ".join(f"{name} {auc:.2f}" for name, auc in list(suspects.items())[:8])
         found.append(
             f"Attributes that alone predict the class (macro AUC): {named}. Each may be a confounder that a model learns instead of the disease; "
             "name it as one in the request, and compare the score with and without it."
+        )
+    probes = audit.probe_model
+    if probes is not None and probes.macro_auc >= chance_limit(by_class.values()):
+        first = ", ".join(f"{name} {auc:.2f}" for name, auc in list(probes.auc_alone.items())[:3])
+        found.append(
+            f"Border, corners, exposure, blur and colour cast of the picture alone predict the class with macro AUC {probes.macro_auc:.2f} (most by "
+            f"{first}): a model may learn how a picture was taken. Some of it may be the disease itself: a dark lesion darkens its picture."
         )
     found += _truth_warnings(audit)
     for title, facts in (("Exact duplicates", audit.exact_duplicates), ("Near-duplicates", audit.near_duplicates)):
@@ -296,14 +303,6 @@ def _warnings(audit: Audit, *, is_complete: bool) -> list[str]:
             "No patient or lesion is known for an image: only duplicates and siblings are kept in one split, so scores may be too good."
         )
     return found
-
-
-def _auc_noise(counts: Iterable[int]) -> float:
-    """Return the standard error of a macro AUC of 0.5, classes of these sizes against the rest: sqrt((m + n + 1) / 12 m n), as of Mann and Whitney's U."""
-    sizes = [n for n in counts if n]
-    total = sum(sizes)
-    errors = [((total + 1) / (12 * n * (total - n))) ** 0.5 for n in sizes if n < total]
-    return sum(errors) / len(errors) if errors else 0.5
 
 
 def _truth_warnings(audit: Audit) -> list[str]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
+
+SUSPICIOUS_AUC = 0.6
+"""From here on a fact that says something about the label is worth a warning, if its AUC is not chance."""
 
 
 class _Part(BaseModel):
@@ -99,16 +103,16 @@ class AttributeFacts(_Part):
     """Cross-validated macro AUC of a model that sees nothing else; 0.5 = says nothing about the label."""
 
 
-class MetadataModel(_Part):
-    """What a model predicts that never sees a pixel."""
+class LabelModel(_Part):
+    """How well some facts of a case predict its label, without a network."""
 
     n_cases: int
     n_folds: int
     macro_auc: float
-    """Grouped cross-validation on train and val; 0.5 = metadata says nothing about the label."""
+    """Of all facts together, grouped cross-validation on train and val; 0.5 = they say nothing about the label."""
     auc_by_class: dict[str, float]
     auc_alone: dict[str, float]
-    """Macro AUC of each feature alone, highest first."""
+    """Macro AUC of each fact alone, highest first."""
 
 
 class Audit(_Part):
@@ -137,7 +141,10 @@ class Audit(_Part):
     metadata_tags: dict[str, int]
     """Names of EXIF, text and profile entries in the source files, with the number of images; the stored images have none."""
     attributes: list[AttributeFacts]
-    metadata_model: MetadataModel | None
+    metadata_model: LabelModel | None
+    """Sizes, file types and attributes: nothing of a pixel."""
+    probe_model: LabelModel | None = None
+    """Border, corners, exposure, blur, colour cast and shape of the picture: nothing of what it shows."""
     notes: list[str]
     warnings: list[str]
 
@@ -184,6 +191,12 @@ class Audit(_Part):
             lines.append(
                 "metadata-only AUC by class: "
                 + ", ".join(f"{name} {auc:.3f}" for name, auc in model.auc_by_class.items())
+            )
+        if (probes := self.probe_model) is not None:
+            first = ", ".join(f"{name} {auc:.3f}" for name, auc in list(probes.auc_alone.items())[:5])
+            lines.append(
+                f"border, corners, exposure, blur, colour cast and shape of the picture alone predict the class with macro AUC {probes.macro_auc:.3f}; "
+                f"each alone: {first}"
             )
         for size in self.image_sizes:
             shares = ", ".join(f"{name} {n}" for name, n in size.by_class.items() if n)
@@ -235,6 +248,17 @@ class Audit(_Part):
                     f"{item.name} in {name}: median {numbers.median:g} [{numbers.q25:g}, {numbers.q75:g}], mean {numbers.mean:.3g}, n {numbers.n}"
                 )
         return lines
+
+
+def chance_limit(counts: Iterable[int]) -> float:
+    """Return the macro AUC from which a fact is suspicious, by the number of cases of each class: 3 standard errors above chance, at least SUSPICIOUS_AUC.
+
+    The error of an AUC of 0.5, a class against the rest, is sqrt((m + n + 1) / 12 m n), as of Mann and Whitney's U.
+    """
+    sizes = [n for n in counts if n]
+    total = sum(sizes)
+    errors = [((total + 1) / (12 * n * (total - n))) ** 0.5 for n in sizes if n < total]
+    return max(SUSPICIOUS_AUC, 0.5 + 3 * (sum(errors) / len(errors) if errors else 0.5))
 
 
 class LeakFacts(_Part):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from clinloop.datasets import assemble, storing
+from clinloop.datasets import acquisition, assemble, storing
 from clinloop.datasets.admission import (
     IngestOptions,
     attribute_names,
@@ -41,7 +41,7 @@ from clinloop.datasets.dataset import (
 from clinloop.datasets.findings import CustodianAudit, LeakFacts, ReasonCount, without_counts
 from clinloop.datasets.layouts import choose_layout
 from clinloop.datasets.layouts.folder import Folder, listed
-from clinloop.datasets.metadata import Entry
+from clinloop.datasets.metadata import Entry, acquisition_of
 from clinloop.datasets.pixels import RULES, StoreSettings
 from clinloop.datasets.sealed import Facts, SealRecord, SealWriter, sample_originals, write_facts
 from clinloop.datasets.splits import assign_splits, keep_share, split_digest, split_problems
@@ -146,7 +146,7 @@ def _build(source: Source, build: Path, options: IngestOptions, progress: Progre
     progress("writing", 0, 1)
     rows = storing.place(source, readable, ties, build, sealed=bool(options.seal))
     kept = [item for item in storing.by_id(readable) if item.split in {"train", "val"}]
-    _finish_caches(build, cache_px, kept)
+    _describe(build, cache_px, kept)
     assemble.write_tables(build, rows, list(names.values()), result.targets, sealed=bool(options.seal))
     salt = new_salt()
     record = DatasetRecord(
@@ -207,7 +207,10 @@ def _entries(readable: Sequence[Item]) -> list[Entry]:
     return [Entry(item.case, item.facts) for item in readable if item.facts]
 
 
-def _finish_caches(build: Path, cache_px: Sequence[int], kept: Sequence[Item]) -> None:
+def _describe(build: Path, cache_px: Sequence[int], kept: Sequence[Item]) -> None:
+    """Finish the caches and write how each picture of train and validation came to be."""
+    facts = ((item.case_id, acquisition_of(Entry(item.case, item.facts))) for item in kept if item.facts)
+    assemble.write_private(build / acquisition.FILE, acquisition.acquisition_text(facts))
     rows, case_ids = [item.row for item in kept if item.row is not None], [item.case_id for item in kept]
     for px in cache_px:
         assemble.finish_cache(build / "view" / f"cache_{px}.npy", px, rows, case_ids)

@@ -22,6 +22,7 @@ from clinloop.datasets import decoding
 from clinloop.datasets.case import Box, MaskFile, MaskRuns
 from clinloop.datasets.decoding import MAX_PIXELS
 from clinloop.datasets.fitting import OVERHANG, OVERHANG_PX, Frame, Misfit, encode_mask, fit_boxes, fit_mask
+from clinloop.datasets.probes import measure
 
 THUMBNAIL_PX = 32
 CACHE_OFFSET = 128
@@ -98,6 +99,8 @@ class ImageFacts:
     """Of the stored mask; "" = there is none."""
     mask_share: float = 0.0
     """Share of the image that the mask covers."""
+    probes: tuple[float, ...] = ()
+    """Measurements of the picture, as `acquisition.PROBES` names them."""
     file: bytes = b""
     """Content of the stored file, for a job that wants it."""
     mask: bytes = b""
@@ -175,6 +178,7 @@ class PixelStore:
             boxes=truth.boxes,
             mask_sha256=hashlib.sha256(truth.mask).hexdigest() if truth.mask else "",
             mask_share=truth.share,
+            probes=measure(image),
             file=encoded if job.wants_file else b"",
             mask=truth.mask if job.wants_file else b"",
         )

@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from clinloop.report.suspects import Suspect
 from clinloop.scoring import truth
 from clinloop.scoring.analysis import Analysis
 from clinloop.scoring.truth import TruthCase
@@ -364,6 +365,10 @@ class ReportData(_Value):
     """Hash of the task's last row when the report was written."""
     analysis: Analysis | None = None
     """Everything that was computed of both models besides the final metrics; None in reports that are older than it."""
+    suspects: tuple[Suspect, ...] = ()
+    """The strongest suspected shortcuts, at most five."""
+    suspects_note: str = ""
+    """How suspects were looked for, what was left out, and that a list that is empty proves nothing."""
     limits: tuple[str, ...] = STANDARD_LIMITS
     """What the numbers do not mean."""
 

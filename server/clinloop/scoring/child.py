@@ -33,6 +33,10 @@ def main() -> None:
                 reply = {"result": [asdict(metric) for metric in compute.paired(job)]}
             case "analyse":
                 reply = {"result": asdict(compute.analyse(job))}
+            case "shortcuts":
+                from clinloop.scoring import following  # late: no other job needs it
+
+                reply = {"result": asdict(following.shortcuts(cast("following.ShortcutJob", job)))}
     except (BadPredictions, BadInput) as refusal:
         reply = {"refused": type(refusal).__name__, "text": str(refusal)}
     except MemoryError:

@@ -24,7 +24,7 @@ from clinloop.scoring.tables import tables_of
 class Job(TypedDict):
     """A request to the scoring process."""
 
-    action: Literal["rows", "score", "paired", "analyse"]
+    action: Literal["rows", "score", "paired", "analyse", "shortcuts"]
     files: list[int]
     """Open descriptors of predictions files."""
     scheme: dict[str, Any]
