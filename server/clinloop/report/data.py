@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from clinloop.report.scorecard import Scorecard
 from clinloop.scoring import truth
 from clinloop.scoring.truth import TruthCase
 
@@ -361,6 +362,8 @@ class ReportData(_Value):
     """Ed25519 public key of the server that signed the rows: 64 hexadecimal digits."""
     ledger_head: str
     """Hash of the task's last row when the report was written."""
+    scorecard: Scorecard | None = None
+    """How the task was worked on; None in reports from before there were scorecards."""
     limits: tuple[str, ...] = STANDARD_LIMITS
     """What the numbers do not mean."""
 

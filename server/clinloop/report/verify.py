@@ -24,7 +24,7 @@ from pydantic import JsonValue, ValidationError
 
 import clinloop
 from clinloop import guarantee
-from clinloop.errors import BadInput
+from clinloop.errors import BadInput, Refusal
 from clinloop.files import sha256_file
 from clinloop.report.chain import (
     Check,
@@ -38,10 +38,12 @@ from clinloop.report.chain import (
     details,
     outcome,
 )
+from clinloop.report.conduct import facts_of
 from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, evidence_names
 from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
 from clinloop.report.rescore import equal, score_differences
+from clinloop.report.stages import score
 from clinloop.sealing import unseal
 
 if TYPE_CHECKING:
@@ -155,6 +157,7 @@ def _checks(
     yield _budget(data, task)
     yield _runs(data, task)
     yield _choice(data)
+    yield _scorecard(data)
     yield _level(data, task)
     yield _opened_once([*task, *later])
     yield _frozen(data, task)
@@ -265,6 +268,25 @@ def _choice(data: ReportData) -> Check:
     if drop.test is not None and not _same(drop.validation - drop.test, drop.drop):
         problems.append(f"the drop is {drop.validation - drop.test}, the report states {drop.drop}")
     return outcome("choice of the model", problems, f"run {data.incumbent}, accepted on validation")
+
+
+def _scorecard(data: ReportData) -> Check:
+    """Decide every item of the scorecard again, from the ledger and the runs of the report."""
+    if data.scorecard is None:
+        return Check("scorecard", True, "the report has none")
+    try:
+        again = score(facts_of(data))
+    except Refusal as refusal:
+        return Check("scorecard", False, f"it cannot be computed again: {refusal}")
+    stated = {item.code: item for item in data.scorecard.items}
+    problems = [
+        f"{item.code} has {item.points:g} points by the ledger, the report says something else"
+        for item in again.items
+        if stated.get(item.code) != item
+    ]
+    if not problems and again != data.scorecard:
+        problems.append("its total, tier or items are not those of the ledger")
+    return outcome("scorecard", problems, f"{again.total:g} of {again.of} points, each item decided again")
 
 
 def _level(data: ReportData, task: Sequence[LedgerRow]) -> Check:
