@@ -14,6 +14,7 @@ import typer
 from clinloop import __version__
 from clinloop.cli_annotate import annotate
 from clinloop.cli_data import LAYOUT_HELP, data_app
+from clinloop.cli_export import export
 from clinloop.cli_images import images_app
 from clinloop.cli_reproduce import reproduce
 from clinloop.cli_scorecard import task_score
@@ -51,6 +52,7 @@ data_app.command("annotate", epilog="Example: clinloop data annotate siim --mode
     annotate
 )
 task_app.command("score", epilog="Example: clinloop task score isic-3f9a2c")(task_score)
+app.command(epilog="Example: clinloop export isic-3f9a2c --format onnx --out ./onnx")(export)
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)
 
 
