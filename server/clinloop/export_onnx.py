@@ -45,7 +45,7 @@ _SECONDS = 600.0
 _POLL_S = 0.2
 
 
-class _Facts(BaseModel):
+class Comparison(BaseModel):
     """What parity.py found; `rows` are the answers where they are one row an image."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
@@ -107,7 +107,7 @@ def export_onnx(services: Services, task_id: str, target: Path, *, report: Calla
     return parity
 
 
-def judge(facts: _Facts, known: Sequence[Sequence[float]] | None, *, on_gpu: bool) -> Parity:
+def judge(facts: Comparison, known: Sequence[Sequence[float]] | None, *, on_gpu: bool) -> Parity:
     """Return the comparison of an ONNX file.
 
     known: the scored predictions of the same images in the same order; None where they are no probabilities.
@@ -135,7 +135,7 @@ def judge(facts: _Facts, known: Sequence[Sequence[float]] | None, *, on_gpu: boo
     return Parity(facts.images, facts.largest_difference, largest, allowed)
 
 
-def _known(here: TaskContext, frozen: Frozen, facts: _Facts) -> list[Sequence[float]] | None:
+def _known(here: TaskContext, frozen: Frozen, facts: Comparison) -> list[Sequence[float]] | None:
     """Return the scored predictions of the compared images, in order of their ids."""
     if here.scheme.task_type != "classification":
         return None
@@ -144,7 +144,7 @@ def _known(here: TaskContext, frozen: Frozen, facts: _Facts) -> list[Sequence[fl
     return [known[case_id] for case_id in sorted(ids)[: facts.images]]
 
 
-def _about(facts: _Facts, parity: Parity, frozen: Frozen) -> dict[str, object]:
+def _about(facts: Comparison, parity: Parity, frozen: Frozen) -> dict[str, object]:
     return {
         "run": frozen.run,
         "checkpoint_sha256": frozen.checkpoint_sha256,
@@ -163,7 +163,7 @@ def _about(facts: _Facts, parity: Parity, frozen: Frozen) -> dict[str, object]:
 
 def _convert_and_compare(
     here: TaskContext, frozen: Frozen, checker: Environment, room: Path, report: Callable[[str], None]
-) -> _Facts:
+) -> Comparison:
     code, view, kept = room / "code", room / "view", room / "kept"
     shutil.copytree(frozen.folder / "code", code)
     if not (code / SCRIPT).is_file():
@@ -188,7 +188,7 @@ def _convert_and_compare(
     with Beneath(out) as written:
         found = written.read("parity.json", cap=16 << 20)
     try:
-        facts = _Facts.model_validate_json(found)
+        facts = Comparison.model_validate_json(found)
     except ValidationError as error:
         raise NotNow("The comparison gave no result that can be read; nothing was exported.") from error
     if facts.images != len(cases):
