@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,6 +236,14 @@ def test_a_task_that_has_just_begun_gets_points_for_its_contract_alone() -> None
     card = task.card()
     assert {item.code for item in card.items if item.points} == {"S1.1", "S1.2", "S1.3", "S1.4"}
     assert {item.error for item in card.items} == {"", NOT_REACHED, "E-NOT-FINALIZED"}
+
+
+def test_the_documentation_lists_every_item_with_its_points_and_its_code() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "scorecard.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| S")]
+    assert [(row[0], row[1], row[2], row[4]) for row in rows] == [
+        (rule.code, rule.title, str(rule.weight), f"`{rule.error}`") for rule in RULES
+    ]
 
 
 def test_the_audits_sentences_name_their_attributes() -> None:
