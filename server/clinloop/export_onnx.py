@@ -27,6 +27,7 @@ from clinloop.files import remove_tree
 from clinloop.opening import Invalid
 from clinloop.resources import resource
 from clinloop.sandbox.base import Environment, Job, Mount
+from clinloop.sandbox.environment import alone
 from clinloop.scoring import service
 from clinloop.services import Services
 
@@ -91,19 +92,21 @@ def export_onnx(services: Services, task_id: str, target: Path, *, report: Calla
         frozen = next(one for one in evaluation.read_frozen(here, services.store) if one.model == "refined")
     except Invalid as fault:
         raise NotNow(f"The model of task {task_id} cannot be used, because {fault}.") from fault
+    on_gpu = bool(services.store.run(task_id, frozen.run).gpus)
     building, room = new_folder(target), here.folder.root / "export"
-    remove_tree(room)
-    room.mkdir(mode=0o700)
-    try:
-        facts = _convert_and_compare(here, frozen, checker, room, report)
-        parity = judge(facts, _known(here, frozen, facts), on_gpu=bool(services.store.run(task_id, frozen.run).gpus))
-        shutil.copyfile(room / "kept" / "model.onnx", building / "model.onnx")
-        shutil.copyfile(model.folder / "operating_points.json", building / "operating_points.json")
-        (building / "parity.json").write_text(json.dumps(_about(facts, parity, frozen), indent=1), encoding="utf-8")
-        place(building, target)
-    finally:
+    with alone(here.folder.root / "export.lock"):
         remove_tree(room)
-        remove_tree(building)
+        room.mkdir(mode=0o700)
+        try:
+            facts = _convert_and_compare(here, frozen, checker, room, report)
+            parity = judge(facts, _known(here, frozen, facts), on_gpu=on_gpu)
+            shutil.copyfile(room / "kept" / "model.onnx", building / "model.onnx")
+            shutil.copyfile(model.folder / "operating_points.json", building / "operating_points.json")
+            (building / "parity.json").write_text(json.dumps(_about(facts, parity, frozen), indent=1), encoding="utf-8")
+            place(building, target)
+        finally:
+            remove_tree(room)
+            remove_tree(building)
     return parity
 
 

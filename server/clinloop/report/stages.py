@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from clinloop.report.conduct import Charged, Facts, charged, count, listed, tested
-from clinloop.report.data import RunSummary
+from clinloop.errors import Refusal
+from clinloop.report.chain import Check, outcome
+from clinloop.report.conduct import Charged, Facts, charged, count, facts_of, listed, tested
+from clinloop.report.data import ReportData, RunSummary
 from clinloop.report.scorecard import NOT_REACHED, STAGES, Item, Scorecard, Stage, Tier
 from clinloop.scoring.metrics import is_higher_better
 
@@ -363,3 +365,22 @@ RULES: Final = (
     Rule("S5.4", "The primary metric has its test values", 2, "E-NO-TEST-VALUE", _test_values),
 )
 """All items; the weights of a stage add up to its own."""
+
+
+def check_scorecard(data: ReportData) -> Check:
+    """Decide every item of the scorecard again, from the ledger and the runs of the report."""
+    if data.scorecard is None:
+        return Check("scorecard", True, "the report has none")
+    try:
+        again = score(facts_of(data))
+    except Refusal as refusal:
+        return Check("scorecard", False, f"it cannot be computed again: {refusal}")
+    stated = {item.code: item for item in data.scorecard.items}
+    problems = [
+        f"{item.code} has {item.points:g} points by the ledger, the report says something else"
+        for item in again.items
+        if stated.get(item.code) != item
+    ]
+    if not problems and again != data.scorecard:
+        problems.append("its total, tier or items are not those of the ledger")
+    return outcome("scorecard", problems, f"{again.total:g} of {again.of} points, each item decided again")

@@ -8,6 +8,7 @@ What it reads in the task's ledger, and where:
     settled     run; detail.status, detail.score, detail.decision
     unsealing   detail.initial and detail.refined {tree_sha256, checkpoint_sha256}
     scored      detail.evidence {file name: sha256}, detail.model {file name: sha256}
+    (all)       what the rules of the scorecard read: `stages`
     evaluated   detail.report_sha256; this row comes after the report and is in seal.json
 """
 
@@ -24,7 +25,7 @@ from pydantic import JsonValue, ValidationError
 
 import clinloop
 from clinloop import guarantee
-from clinloop.errors import BadInput, Refusal
+from clinloop.errors import BadInput
 from clinloop.files import sha256_file
 from clinloop.report.chain import (
     Check,
@@ -38,12 +39,11 @@ from clinloop.report.chain import (
     details,
     outcome,
 )
-from clinloop.report.conduct import facts_of
 from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, evidence_names
 from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
 from clinloop.report.rescore import equal, score_differences
-from clinloop.report.stages import score
+from clinloop.report.stages import check_scorecard
 from clinloop.sealing import unseal
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _checks(
     yield _budget(data, task)
     yield _runs(data, task)
     yield _choice(data)
-    yield _scorecard(data)
+    yield check_scorecard(data)
     yield _level(data, task)
     yield _opened_once([*task, *later])
     yield _frozen(data, task)
@@ -268,25 +268,6 @@ def _choice(data: ReportData) -> Check:
     if drop.test is not None and not _same(drop.validation - drop.test, drop.drop):
         problems.append(f"the drop is {drop.validation - drop.test}, the report states {drop.drop}")
     return outcome("choice of the model", problems, f"run {data.incumbent}, accepted on validation")
-
-
-def _scorecard(data: ReportData) -> Check:
-    """Decide every item of the scorecard again, from the ledger and the runs of the report."""
-    if data.scorecard is None:
-        return Check("scorecard", True, "the report has none")
-    try:
-        again = score(facts_of(data))
-    except Refusal as refusal:
-        return Check("scorecard", False, f"it cannot be computed again: {refusal}")
-    stated = {item.code: item for item in data.scorecard.items}
-    problems = [
-        f"{item.code} has {item.points:g} points by the ledger, the report says something else"
-        for item in again.items
-        if stated.get(item.code) != item
-    ]
-    if not problems and again != data.scorecard:
-        problems.append("its total, tier or items are not those of the ledger")
-    return outcome("scorecard", problems, f"{again.total:g} of {again.of} points, each item decided again")
 
 
 def _level(data: ReportData, task: Sequence[LedgerRow]) -> Check:
