@@ -31,13 +31,13 @@ fi
 sh scripts/docker_base.sh
 state=$(mktemp -d) # of no custodian, so that nothing is laid over the images
 trap 'rm -rf "$state"' EXIT
-.venv/bin/clinloop images build minimal cpu cuda detection --sandbox docker --base-image clinloop/base:bookworm --state "$state"
+.venv/bin/clinloop images build minimal onnx cpu cuda detection --sandbox docker --base-image clinloop/base:bookworm --state "$state"
 
 # Disk: leftovers always; where it gets short also the images of earlier states of this repository, children first.
 docker image prune --force --filter label=org.clinloop.image >/dev/null
 folder=$(docker info --format '{{.DockerRootDir}}')
 if [ "$(df --output=avail -k "$folder" | tail -1)" -lt 20000000 ]; then
-  for name in detection cuda cpu minimal; do
+  for name in detection cuda cpu onnx minimal; do
     docker image ls --quiet "clinloop/$name" | tail -n +2 | xargs -r docker image rm >/dev/null || true
   done
 fi

@@ -19,6 +19,8 @@ from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.paths import TaskFolder
 from clinloop.report import data as report
 from clinloop.report.suspecting import look_for_suspects
+from clinloop.report.conduct import facts_of
+from clinloop.report.stages import score
 from clinloop.report.write import write_report
 from clinloop.resources import resource
 from clinloop.sandbox.recipes import find_recipe, folders
@@ -81,6 +83,7 @@ def deliver(here: TaskContext, store: Store, frozen: Sequence[Frozen], outcome: 
         store.record(scope, "scored", scored)  # again after an interruption, when a sealed test set got new names
         reach("finalize:recorded")
     data = _report_data(here, store, frozen, outcome, metrics)
+    data = data.model_copy(update={"scorecard": score(facts_of(data))})
     paths = write_report(data, here.folder.report, evidence)
     rounded = [
         {

@@ -108,7 +108,7 @@ def test_boxes_of_a_share_of_the_training_images_can_be_kept(tmp_path: Path, cla
         (["task", "show", "nothing"], "known: none yet"),
         (["report", "nothing"], "known: none yet"),
         (["standin", "imagenet", "/tmp/never-written"], "known: isic2019"),
-        (["images", "build", "gpu"], "known: cpu, cuda, detection, minimal"),
+        (["images", "build", "gpu"], "known: cpu, cuda, detection, minimal, onnx"),
         (["images", "build", "cpu", "--with", "monai"], "NAME==VERSION"),
         (["images", "build", "cpu", "minimal", "--with", "monai==1.5.0"], "name one"),
         (["data", "annotate", "nothing", "--model", "nothing", "--column", "drain"], "known: none yet"),

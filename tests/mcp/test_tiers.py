@@ -29,7 +29,7 @@ async def test_the_standard_tier_gives_the_baseline_and_the_lite_tier_what_helps
 
     assert (lite["tier"], standard["tier"]) == ("lite", "standard")
     assert lite["task_id"] != standard["task_id"]
-    assert standard_files == {"train.py", "predict.py", "model.py", "README.md"} == set(standard["files"])
+    assert standard_files == {"train.py", "predict.py", "model.py", "export.py", "README.md"} == set(standard["files"])
     assert lite_files == set(lite["files"])
     assert {"TECHNIQUES.md", "techniques/mixup.py"} <= lite_files - standard_files
     assert "TECHNIQUES.md" in lite["next_step"] and "techniques/" not in lite["next_step"]

@@ -20,6 +20,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from clinloop.report.suspects import Suspect
+from clinloop.report.scorecard import Scorecard
 from clinloop.scoring import truth
 from clinloop.scoring.analysis import Analysis
 from clinloop.scoring.truth import TruthCase
@@ -369,6 +370,8 @@ class ReportData(_Value):
     """The strongest suspected shortcuts, at most five."""
     suspects_note: str = ""
     """How suspects were looked for, what was left out, and that a list that is empty proves nothing."""
+    scorecard: Scorecard | None = None
+    """How the task was worked on; None in reports from before there were scorecards."""
     limits: tuple[str, ...] = STANDARD_LIMITS
     """What the numbers do not mean."""
 

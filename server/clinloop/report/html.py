@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from clinloop.report import text
 from clinloop.report.checklist import reporting_items
 from clinloop.report.data import Evidence, FinalMetric, ReportData, RunSummary
+from clinloop.report.scorecard import STAGES
 from clinloop.signing import fingerprint
 from clinloop.spec import canonical
 from clinloop.untrusted import clean
@@ -67,6 +68,7 @@ def render_html(data: ReportData, figures: Figures) -> str:
         summary=summary_lines(data),
         splits=[name for name in ("train", "val", "test") if name in data.dataset.counts],
         items=reporting_items(data),
+        stages=STAGES,
         text=text,
         canonical=canonical,
     )

@@ -8,6 +8,7 @@ What it reads in the task's ledger, and where:
     settled     run; detail.status, detail.score, detail.decision
     unsealing   detail.initial and detail.refined {tree_sha256, checkpoint_sha256}
     scored      detail.evidence {file name: sha256}, detail.model {file name: sha256}
+    (all)       what the rules of the scorecard read: `stages`
     evaluated   detail.report_sha256; this row comes after the report and is in seal.json
 """
 
@@ -43,6 +44,7 @@ from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
 from clinloop.report.rescore import analysis_differences, equal, score_differences
 from clinloop.scoring.analysis import Analysis
+from clinloop.report.stages import check_scorecard
 from clinloop.sealing import unseal
 
 if TYPE_CHECKING:
@@ -156,6 +158,7 @@ def _checks(
     yield _budget(data, task)
     yield _runs(data, task)
     yield _choice(data)
+    yield check_scorecard(data)
     yield _level(data, task)
     yield _opened_once([*task, *later])
     yield _frozen(data, task)

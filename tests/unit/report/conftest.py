@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clinloop.report import stages
+from clinloop.report.conduct import facts_of
 from clinloop.report.data import (
     GENESIS,
     AuditItem,
@@ -305,7 +307,8 @@ def make_data(evidence: Evidence, final: tuple[FinalMetric, ...], **changes) -> 
         "ledger_key": SIGNER.public_key,
         "ledger_head": ledger.rows[-1].hash,
     }
-    return ReportData.model_validate(values | changes)
+    plain = ReportData.model_validate(values | changes)
+    return plain.model_copy(update={"scorecard": stages.score(facts_of(plain))})
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_honest_report_passes_every_check(task: Path, scored_data: ReportData) -
         verification = verify(path, heads=[scored_data.ledger_head])
         assert failed(verification) == {}
         assert verification.ok
-        assert len({check.name for check in verification.checks}) == len(verification.checks) == 21
+        assert len({check.name for check in verification.checks}) == len(verification.checks) == 22
 
 
 def test_head_noted_earlier_is_found_and_says_what_it_does_not_cover(task: Path, scored_data: ReportData) -> None:
@@ -115,6 +115,11 @@ def shift_scores(content: dict[str, Any]) -> None:
         metric["refined"]["value"] += 0.01
 
 
+def give_points(content: dict[str, Any]) -> None:
+    item = next(item for item in content["scorecard"]["items"] if item["code"] == "S2.1")
+    item.update(points=4.0, passed=True, error="")
+
+
 CHANGES: dict[str, tuple[Edit, set[str], str]] = {
     "higher guarantee": (claim_more, {"guarantee level"}, "the report states L2, the lowest level in the ledger is L0"),
     "edited row": (
@@ -124,7 +129,7 @@ CHANGES: dict[str, tuple[Edit, set[str], str]] = {
     ),
     "removed row": (
         lambda c: c["ledger"].pop(-2),
-        {"ledger of the task", "test set opened once", "frozen code and checkpoints"},
+        {"ledger of the task", "test set opened once", "frozen code and checkpoints", "scorecard"},
         "0 unsealing",
     ),
     "changed score": (shift_scores, {"test scores", "choice of the model"}, "macro_auc refined value: the evidence gives"),
@@ -134,12 +139,15 @@ CHANGES: dict[str, tuple[Edit, set[str], str]] = {
         "low",
     ),
     "changed p-value": (lambda c: c["final"][0].update(p=0.5), {"test scores"}, "p"),
-    "second unsealing": (add_unsealing, {"test set opened once"}, "2 unsealing"),
-    "understated budget": (add_free_run, {"budget"}, "the ledger gives 10, the report states 11"),
-    "changed spec": (lambda c: c["spec"].update(acceptance="paper"), {"contract"}, "spec"),
+    "second unsealing": (add_unsealing, {"test set opened once", "scorecard"}, "2 unsealing"),
+    "understated budget": (add_free_run, {"budget", "scorecard"}, "the ledger gives 10, the report states 11"),
+    "changed spec": (lambda c: c["spec"].update(acceptance="paper"), {"contract", "scorecard"}, "spec"),
     "changed request": (lambda c: c.update(request="Tell me it works."), {"contract"}, "another request"),
     "changed head": (lambda c: c.update(ledger_head="0" * 64), {"ledger head"}, "the report states 0000"),
     "hidden run": (lambda c: c["runs"].pop(4), {"runs"}, "run4 is in the ledger"),
+    "better scorecard": (give_points, {"scorecard"}, "S2.1 has 0 points by the ledger"),
+    "better total": (lambda c: c["scorecard"].update(total=100), {"scorecard"}, "its total, tier or items"),
+    "other tier": (lambda c: c["scorecard"].update(tier="standard"), {"scorecard"}, "its total, tier or items"),
     "other commitment": (
         lambda c: c["dataset"].update(commitment="d" * 64),
         {"split commitment"},
@@ -172,7 +180,7 @@ def test_truncated_tail_is_found_by_the_anchor(task: Path, scored_data: ReportDa
     ledger = scored_data.ledger[:-1]
     forged = scored_data.model_copy(update={"ledger": ledger, "ledger_head": ledger[-1].hash})
     write_report(forged, task / "report", evidence)
-    assert {"evidence", "model files"} == set(failed(verify(task / "report")))
+    assert {"evidence", "model files", "scorecard"} == set(failed(verify(task / "report")))
     for head in (scored_data.ledger_head, rows[-1]["hash"]):
         assert "not in this ledger" in failed(verify(task / "report", heads=[head]))["anchor"]
 
