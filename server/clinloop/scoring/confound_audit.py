@@ -14,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from clinloop.scoring.analysis import MIN_CELL, ConfounderAudit, ConfoundMetric, JointConfounding
-from clinloop.scoring.bootstrap import Floats, draw_counts, interval, p_two_sided
+from clinloop.scoring.bootstrap import Floats, draw_counts, p_two_sided
 from clinloop.scoring.confound_cells import cells_of, prevalence
 from clinloop.scoring.confound_joint import JointNumbers
 from clinloop.scoring.confound_noise import label_noise
 from clinloop.scoring.confound_numbers import NAMES, NO_VARIANCE, TESTED, Numbers
 from clinloop.scoring.confound_words import Words, sentence, titles
+from clinloop.scoring.crosschecks import holm
 from clinloop.scoring.detection import BoxCases
+from clinloop.scoring.estimates import estimate
 from clinloop.scoring.evaluate import AnyCases
 from clinloop.scoring.exposures import Exposure, exposures
 from clinloop.scoring.metrics import Scheme
@@ -93,17 +95,6 @@ def notes(truth: Sequence[TruthCase], scheme: Scheme) -> list[str]:
     undeclared = sum(not item.is_declared for item in found.found)
     more = f"Of {undeclared} attributes and levels that nobody declared, the {MAX_FOUND} that alone tell most of the class are audited."
     return [*found.notes, *([more] if undeclared > MAX_FOUND else [])]
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for their number, in their order; None stays None and does not count. Source: Holm 1979."""
-    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
-    result: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, place) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
-        result[place] = largest
-    return result
 
 
 def _sides(scheme: Scheme, initial: AnyCases, refined: AnyCases) -> list[_Side]:
@@ -298,7 +289,7 @@ def _references(numbers: Numbers) -> dict[str, float | None]:
 def _estimates(drawn: _Drawn, why: tuple[str, str]) -> tuple[Estimate, Estimate, Estimate, float | None]:
     """Return before, after, the difference and its p-value; nothing of a model for which there is a reason not to."""
     before, after = (
-        Estimate(None) if reason else _estimate(value, resampled)
+        Estimate(None) if reason else estimate(value, resampled)
         for value, resampled, reason in zip(drawn.values, drawn.resampled, why, strict=True)
     )
     if before.value is None or after.value is None:
@@ -307,17 +298,9 @@ def _estimates(drawn: _Drawn, why: tuple[str, str]) -> tuple[Estimate, Estimate,
     return (
         before,
         after,
-        _estimate(drawn.values[1] - drawn.values[0], differences),
+        estimate(drawn.values[1] - drawn.values[0], differences),
         p_two_sided(differences) if len(differences) else None,
     )
-
-
-def _estimate(value: float, resampled: Floats) -> Estimate:
-    if np.isnan(value) or not len(resampled):
-        return Estimate(None if np.isnan(value) else float(value))
-    limits, undefined = interval(resampled), int(np.isnan(resampled).sum())
-    low, high = (None, None) if limits is None else limits
-    return Estimate(float(value), low, high, undefined)
 
 
 def _corrected(audits: Sequence[ConfounderAudit], words: Words) -> list[ConfounderAudit]:

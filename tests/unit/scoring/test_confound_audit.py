@@ -14,9 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from clinloop.scoring.analysis import MIN_CELL, ConfounderAudit
 from clinloop.scoring.bootstrap import draw_counts
-from clinloop.scoring.confound_audit import MAX_FOUND, audit, holm, notes
+from clinloop.scoring.confound_audit import MAX_FOUND, audit, notes
 from clinloop.scoring.confound_joint import JointNumbers
 from clinloop.scoring.confound_numbers import NAMES, Numbers
+from clinloop.scoring.crosschecks import holm
 from clinloop.scoring.detection import match
 from clinloop.scoring.exposures import exposures
 from clinloop.scoring.metrics import Scheme
