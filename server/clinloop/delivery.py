@@ -18,9 +18,9 @@ from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.paths import TaskFolder
 from clinloop.report import data as report
-from clinloop.report.suspecting import look_for_suspects
 from clinloop.report.conduct import facts_of
 from clinloop.report.stages import score
+from clinloop.report.suspecting import look_for_suspects
 from clinloop.report.write import write_report
 from clinloop.resources import resource
 from clinloop.sandbox.recipes import find_recipe, folders

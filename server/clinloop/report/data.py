@@ -19,8 +19,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from clinloop.report.suspects import Suspect
 from clinloop.report.scorecard import Scorecard
+from clinloop.report.suspects import Suspect
 from clinloop.scoring import truth
 from clinloop.scoring.analysis import Analysis
 from clinloop.scoring.truth import TruthCase

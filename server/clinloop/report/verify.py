@@ -43,8 +43,8 @@ from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, evide
 from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
 from clinloop.report.rescore import analysis_differences, equal, score_differences
-from clinloop.scoring.analysis import Analysis
 from clinloop.report.stages import check_scorecard
+from clinloop.scoring.analysis import Analysis
 from clinloop.sealing import unseal
 
 if TYPE_CHECKING:
