@@ -65,3 +65,23 @@ def test_a_real_gain_gives_its_share_back_and_noise_does_not(lab: Lab) -> None:
     assert reasons == ["baseline", "not_better", "better", "not_better"]
     levels = [level for _, _, level, _ in spent(lab, task)]
     assert levels == pytest.approx([0.05 / 7, 0.05 / 7, (0.05 - 0.05 / 7) / 5])
+
+
+def test_code_hears_rounded_scores_and_saves_the_later_of_equals(lab: Lab) -> None:
+    task = lab.task()
+    with (lab.services.state.task(task).data / "val_truth.csv").open(encoding="utf-8", newline="") as file:
+        truth = {row["case_id"]: row["label"] for row in csv.DictReader(file)}
+    code = f"""
+truth = {truth!r}
+cases = [case.case_id for case in session.val_cases()]
+right = [[0.8 if truth[case] == name else 0.1 for name in session.classes] for case in cases]
+equal = [[1 / len(session.classes)] * len(session.classes)] * len(cases)
+nearly = [equal[0] if number == 0 else row for number, row in enumerate(right)]
+scores = [session.validate(cases, rows) for rows in (equal, right, nearly, equal, right)]
+assert [(score.value, score.best) for score in scores] == [(0.5, True), (1.0, True), (1.0, True), (0.5, False), (1.0, True)], scores
+session.checkpoint.write_text("weights")
+"""
+    lab.full(task)
+    lab.edit(task, "train.py", train_code(code))
+    run = lab.full(task)
+    assert run.status == "succeeded", lab.services.state.task(task).run(run.name).log("train").read_text()

@@ -289,6 +289,11 @@ def _next_step(facts: TaskFacts, run: RunRow | None, incumbent: RunRow | None, m
     if budget.runs_left == 0:
         final = f"finalize(task_id='{task.id}', run='{incumbent.name}')" if incumbent else "init_task for a new task"
         return f"The budget is used: call {final}. Clients that ask for approval will ask for it here."
+    if run.reason == "needs_confirmation":
+        return (
+            f"{run.name} passed and waits for its confirmation: run the same code again, run_training(task_id='{task.id}', "
+            f"revision='{run.revision}') with the same hypothesis; another seed is used by itself."
+        )
     if incumbent is None:
         return "Form the next hypothesis from views 'scores', 'curve' and 'errors', edit, smoke-test, and run it."
     restore = (

@@ -163,7 +163,8 @@ def _acceptance(data: ReportData) -> str:
         return "strictly better on validation, as the paper"
     guards: Any = data.spec.get("guards") or []
     named = ", ".join(f"{guard['metric']} (margin {guard['margin']:g})" for guard in guards)
-    return "a paired gain beyond noise on validation" + (f", and no guard worse: {named}" if named else "")
+    again = ", twice with two seeds" if data.spec.get("acceptance") == "confirmed" else ""
+    return f"a paired gain beyond noise on validation{again}" + (f", and no guard worse: {named}" if named else "")
 
 
 def write_comparison(folder: Path, tables: Mapping[TaskName, Table]) -> None:
