@@ -26,6 +26,7 @@ from clinloop.resources import resource
 from clinloop.sandbox.recipes import find_recipe, folders
 from clinloop.scoring import metrics as scored
 from clinloop.scoring import service
+from clinloop.scoring.analysis import Undeclared
 from clinloop.spec import PRESETS, TaskSpec
 from clinloop.store.database import utc_now
 from clinloop.store.rows import RunRow, TaskRow
@@ -50,12 +51,13 @@ class Outcome(NamedTuple):
 
     final: list[service.FinalMetric]
     truth: list[service.TruthCase]
-    """(name in the test view, group, label)."""
+    """As evidence shows it: names of the test view, and of the attributes declared confounders alone."""
     predictions: dict[Model, bytes]
     canaries: dict[Model, report.CanaryCheck]
     order: dict[Model, report.OrderAudit]
     test_counts: dict[str, int]
     analysis: service.Analysis
+    undeclared: Undeclared | None
 
 
 class Delivered(NamedTuple):
@@ -204,6 +206,7 @@ def _report_data(
             drop=None if test is None else validation - test,
         ),
         analysis=outcome.analysis,
+        undeclared=outcome.undeclared,
         integrity=report.Integrity(
             earlier_openings=_earlier_openings(store, task),
             sealed_to=seal.recipients,

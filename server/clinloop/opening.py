@@ -22,6 +22,7 @@ from clinloop.files import remove_tree, write_atomic
 from clinloop.paths import PREDICTIONS
 from clinloop.report import data as report
 from clinloop.scoring import service
+from clinloop.scoring.analysis import Analysis, Undeclared
 from clinloop.store.store import Store
 
 CANARIES = 32
@@ -199,17 +200,43 @@ def score(here: TaskContext, store: Store, frozen: Sequence[Frozen], view: View)
         unit=here.dataset.group_kind,
     )
     counts = {name: sum(case.label == name for case in truth) for name in here.classes}
-    analysis = service.analyse(
-        tables["initial"],
-        tables["refined"],
-        truth,
-        scheme=scheme,
-        primary=spec.primary_metric,
-        p_values={metric.name: metric.p for metric in final},
-        operating_points=(points["initial"], points["refined"]),
-        seed=here.task.seed,
+    published = without_undeclared(truth, scheme)
+
+    def analyse(cases: Sequence[service.TruthCase]) -> Analysis:
+        return service.analyse(
+            tables["initial"],
+            tables["refined"],
+            cases,
+            scheme=scheme,
+            primary=spec.primary_metric,
+            p_values={metric.name: metric.p for metric in final},
+            operating_points=(points["initial"], points["refined"]),
+            seed=here.task.seed,
+        )
+
+    undeclared = undeclared_part(analyse(truth), scheme) if published != truth else None
+    return Outcome(final, published, tables, canaries, order, counts, analyse(published), undeclared)
+
+
+def without_undeclared(truth: Sequence[service.TruthCase], scheme: service.Scheme) -> list[service.TruthCase]:
+    """Return the truth as evidence shows it: of the attributes only declared confounders.
+
+    All attributes together tell a patient from others, and would let a later task's code look up the label of a test case by them.
+    """
+    return [
+        case._replace(
+            attributes={name: case.attributes[name] for name in scheme.confounders if name in case.attributes}
+        )
+        for case in truth
+    ]
+
+
+def undeclared_part(analysis: Analysis, scheme: service.Scheme) -> Undeclared:
+    """Return what an analysis says of attributes that the spec does not declare."""
+    return Undeclared(
+        confounders=[audit for audit in analysis.confounders if not audit.is_declared],
+        subgroups=[row for row in analysis.subgroups if row.attribute not in scheme.confounders],
     )
-    return Outcome(final, truth, tables, canaries, order, counts, analysis)
 
 
 def largest_difference(

@@ -221,13 +221,13 @@ async def test_a_declared_confounder_is_scored_guarded_and_reported(agent: Agent
     (folder / "images").mkdir(parents=True)
     with (folder / "films.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(("image", "label", "patient_id", "drain"))
+        table.writerow(("image", "label", "patient_id", "drain", "ward"))
         for index in range(120):
             ill = index % 2
             drain = int(rng.random() < (0.7 if ill else 0.15))
             pixels = rng.normal(90 + 12 * ill + 40 * drain, 30, (24, 24, 3))
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"images/film{index:03d}.png")
-            table.writerow((f"images/film{index:03d}.png", ("clear", "ill")[ill], f"p{index:03d}", drain))
+            table.writerow((f"images/film{index:03d}.png", ("clear", "ill")[ill], f"p{index:03d}", drain, "AB"[index % 4 // 2]))
     ingestion.add(agent.services, folder, "films", cache_px=(16,))  # type: ignore[attr-defined]
     spec = {
         "objective": "Find who is ill, whatever the drain says.",
@@ -251,7 +251,11 @@ async def test_a_declared_confounder_is_scored_guarded_and_reported(agent: Agent
     verification = verify(report)
     assert verification.ok, [check for check in verification.checks if not check.ok]
     assert "analysis" in {check.name for check in verification.checks}
-    analysis = json.loads((report / "report.json").read_text(encoding="utf-8"))["analysis"]
+    assert "attr:ward" not in (report / "evidence/truth.csv").read_text(encoding="utf-8")
+    stored = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    undeclared, analysis = stored["undeclared"], stored["analysis"]
+    assert {row["attribute"] for row in undeclared["subgroups"]} == {"ward"}
+    assert all(not audit["is_declared"] for audit in undeclared["confounders"])
     assert {(row["attribute"], row["value"]) for row in analysis["subgroups"]} == {("drain", "0"), ("drain", "1")}
     assert [(audit["attribute"], audit["is_declared"]) for audit in analysis["confounders"]] == [("drain", True)]
     assert {one["name"] for one in (*analysis["curves"], *analysis["calibration"])} == {"ill"}

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from clinloop.report.scorecard import Scorecard
 from clinloop.report.suspects import Suspect
 from clinloop.scoring import truth
-from clinloop.scoring.analysis import Analysis
+from clinloop.scoring.analysis import Analysis, Undeclared
 from clinloop.scoring.truth import TruthCase
 
 SCHEMA_VERSION: Final = 1
@@ -366,6 +366,8 @@ class ReportData(_Value):
     """Hash of the task's last row when the report was written."""
     analysis: Analysis | None = None
     """Everything that was computed of both models besides the final metrics; None in reports that are older than it."""
+    undeclared: Undeclared | None = None
+    """The same for attributes that the spec does not declare; the evidence does not hold them, so it cannot be computed again."""
     suspects: tuple[Suspect, ...] = ()
     """The strongest suspected shortcuts, at most five."""
     suspects_note: str = ""

@@ -214,3 +214,11 @@ class Analysis:
     resamples: int = 0
     seed: int = 0
     notes: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undeclared:
+    """What attributes say that the spec does not declare; they are not in the evidence, so nobody can compute this again from it."""
+
+    confounders: list[ConfounderAudit] = field(default_factory=list[ConfounderAudit])
+    subgroups: list[Subgroup] = field(default_factory=list[Subgroup])
