@@ -11,12 +11,18 @@ import stat
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from clinloop.errors import BadInput, BadPredictions, Refusal
+from clinloop.scoring.metrics import Scheme
+from clinloop.scoring.truth import TruthCase, read_truth
 
 Source = Path | bytes
+"""Predictions: a plain file, or bytes that were read already."""
+Truth = Path | Sequence[TruthCase]
+"""A server-side truth file, or its cases."""
 
 
 class ChildLimits(NamedTuple):
@@ -31,6 +37,45 @@ class ChildLimits(NamedTuple):
 CHILD_LIMITS = ChildLimits()
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+
+
+def new_job(
+    action: str,
+    *,
+    truth: Truth,
+    scheme: Scheme,
+    metrics: Sequence[str] = (),
+    primary: str = "",
+    rule: str = "youden",
+    thresholds: list[dict[str, float]] | None = None,
+    issued: list[str] | None = None,
+    sizes: dict[str, tuple[int, int]] | None = None,
+    p_values: dict[str, float | None] | None = None,
+    resamples: int = 0,
+    seed: int = 0,
+    unit: str = "group",
+) -> dict[str, object]:
+    """Return a job as the process reads it; what an action does not need stays empty."""
+    return {
+        "action": action,
+        "truth": _truth_rows(truth),
+        "scheme": asdict(scheme),
+        "metrics": list(metrics),
+        "primary": primary,
+        "rule": rule,
+        "thresholds": thresholds,
+        "issued": issued,
+        "sizes": sizes,
+        "p_values": p_values or {},
+        "resamples": resamples,
+        "seed": seed,
+        "unit": unit,
+    }
+
+
+def _truth_rows(truth: Truth) -> list[list[object]]:
+    cases = read_truth(truth) if isinstance(truth, Path) else truth
+    return [[*case[:-1], dict(case.attributes)] for case in cases]
 
 
 def run(job: dict[str, object], sources: Sequence[Source], limits: ChildLimits, kind: type[_Result]) -> _Result:

@@ -7,8 +7,6 @@ pipe or a device) or bytes that were read already.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 
 from clinloop.errors import BadInput
 from clinloop.scoring import acceptance
@@ -27,7 +25,7 @@ from clinloop.scoring.predictions import (
     predictions_bytes,
     probabilities_csv,
 )
-from clinloop.scoring.process import CHILD_LIMITS, ChildLimits, Source, run
+from clinloop.scoring.process import CHILD_LIMITS, ChildLimits, Source, Truth, new_job, run
 from clinloop.scoring.results import (
     ClassRow,
     Estimate,
@@ -87,8 +85,6 @@ __all__ = [
 ]
 
 FinalMetric = PairedMetric
-Truth = Path | Sequence[TruthCase]
-"""A server-side truth file, or its cases."""
 Points = Mapping[str, OperatingPoint | Mapping[str, object]]
 """Operating points by class, as values or as they come back from JSON."""
 
@@ -116,7 +112,7 @@ def score_predictions(
         BadInput: unknown metric, rule or class.
         Refusal: the scoring process ended without an answer.
     """
-    job = _job(
+    job = new_job(
         "score",
         truth=truth,
         scheme=scheme,
@@ -150,7 +146,7 @@ def compare(
     Raises:
         BadPredictions, BadInput, Refusal: as `score_predictions`.
     """
-    job = _job(
+    job = new_job(
         "paired",
         truth=truth,
         scheme=scheme,
@@ -255,7 +251,7 @@ def analyse(
     Raises:
         BadPredictions, BadInput, Refusal: as `score_predictions`.
     """
-    job = _job(
+    job = new_job(
         "analyse",
         truth=truth,
         scheme=scheme,
@@ -286,7 +282,7 @@ def read_predictions(
         BadPredictions, Refusal: as `score_predictions`.
     """
     issued = None if expected is None else list(expected)
-    job = _job("rows", truth=(), scheme=scheme, issued=issued, sizes=None if sizes is None else dict(sizes))
+    job = new_job("rows", truth=(), scheme=scheme, issued=issued, sizes=None if sizes is None else dict(sizes))
     match scheme.task_type:
         case "classification":
             return {**run(job, [predictions], limits, dict[str, Probabilities])}
@@ -305,45 +301,7 @@ def read_probabilities(
 ) -> dict[str, Probabilities]:
     """Return the probabilities of a classification file; otherwise as `read_predictions`."""
     issued = None if expected is None else list(expected)
-    return run(_job("rows", truth=(), scheme=scheme, issued=issued), [predictions], limits, dict[str, Probabilities])
-
-
-def _job(
-    action: str,
-    *,
-    truth: Truth,
-    scheme: Scheme,
-    metrics: Sequence[str] = (),
-    primary: str = "",
-    rule: str = "youden",
-    thresholds: list[dict[str, float]] | None = None,
-    issued: list[str] | None = None,
-    sizes: dict[str, tuple[int, int]] | None = None,
-    p_values: dict[str, float | None] | None = None,
-    resamples: int = 0,
-    seed: int = 0,
-    unit: str = "group",
-) -> dict[str, object]:
-    return {
-        "action": action,
-        "truth": _truth_rows(truth),
-        "scheme": asdict(scheme),
-        "metrics": list(metrics),
-        "primary": primary,
-        "rule": rule,
-        "thresholds": thresholds,
-        "issued": issued,
-        "sizes": sizes,
-        "p_values": p_values or {},
-        "resamples": resamples,
-        "seed": seed,
-        "unit": unit,
-    }
-
-
-def _truth_rows(truth: Truth) -> list[list[object]]:
-    cases = read_truth(truth) if isinstance(truth, Path) else truth
-    return [[*case[:-1], dict(case.attributes)] for case in cases]
+    return run(new_job("rows", truth=(), scheme=scheme, issued=issued), [predictions], limits, dict[str, Probabilities])
 
 
 def _thresholds(points: Points) -> dict[str, float]:

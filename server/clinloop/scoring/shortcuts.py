@@ -7,14 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clinloop.scoring.metrics import DEFAULT_RULES, Scheme
-from clinloop.scoring.service import (
-    CHILD_LIMITS,
-    ChildLimits,
-    Source,
-    Truth,
-    _job,  # pyright: ignore[reportPrivateUsage]
-    _run,  # pyright: ignore[reportPrivateUsage]
-)
+from clinloop.scoring.process import CHILD_LIMITS, ChildLimits, Source, Truth, new_job, run
 
 Column = Sequence[float | None] | Sequence[str]
 """One fact of every case: all numbers (None = missing), or all texts ("" = missing)."""
@@ -92,8 +85,8 @@ def find_shortcuts(
         BadPredictions: a file breaks its contract.
         BadInput, Refusal: as `service.score_predictions`.
     """
-    job = _job(
+    job = new_job(
         "shortcuts", truth=truth, scheme=scheme, rule=operating_rule or DEFAULT_RULES[scheme.task_type], seed=seed
     )
     job["columns"] = {name: list(values) for name, values in columns.items()}
-    return _run(job, [predictions, *(embeddings or ())], limits, Shortcuts)
+    return run(job, [predictions, *(embeddings or ())], limits, Shortcuts)
