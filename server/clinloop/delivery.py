@@ -16,6 +16,7 @@ from clinloop.datasets import vault
 from clinloop.datasets.dataset import Annotation, Dataset
 from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
+from clinloop.gallery import gained_and_lost
 from clinloop.paths import TaskFolder
 from clinloop.report import data as report
 from clinloop.report.write import write_report
@@ -213,6 +214,9 @@ def _report_data(
         ledger=tuple(report.LedgerRow(**row._asdict()) for row in rows),
         ledger_key=store.public_key,
         ledger_head=store.head(scope),
+        gallery=gained_and_lost(
+            here, store, *(model.run for model in frozen if model.model == "initial"), accepted.name
+        ),
     )
 
 

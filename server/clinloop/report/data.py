@@ -19,7 +19,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from clinloop.report.cases import Gallery
 from clinloop.scoring import truth
+from clinloop.scoring.analysis import Analysis
 from clinloop.scoring.truth import TruthCase
 
 SCHEMA_VERSION: Final = 1
@@ -361,6 +363,10 @@ class ReportData(_Value):
     """Ed25519 public key of the server that signed the rows: 64 hexadecimal digits."""
     ledger_head: str
     """Hash of the task's last row when the report was written."""
+    analysis: Analysis | None = None
+    """Curves, calibration, subgroups, cross-checks and confound audit of both models on the test set."""
+    gallery: Gallery | None = None
+    """Validation cases gained and lost; None where the refined model is the initial one."""
     limits: tuple[str, ...] = STANDARD_LIMITS
     """What the numbers do not mean."""
 
