@@ -98,7 +98,7 @@ def thumbnail(
     if drawn:
         small = outlined(small, truth, said)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80, optimize=True)
+    small.save(buffer, "JPEG", quality=80, optimize=True, subsampling=0)  # else thin lines lose their colour
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

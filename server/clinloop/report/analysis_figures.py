@@ -42,7 +42,7 @@ def curves_svg(name: str, curves: Sequence[Curve], shares: Mapping[str, float]) 
                 _model_legend(figure, colours)
 
     what = clean(curves[0].name, cap=40)
-    return as_svg(name, draw, size=(3.7 * max(len(kinds), 2) if len(kinds) > 1 else 5, 3.7), label=f"Curves of {what}")
+    return as_svg(name, draw, size=(7.4, 3.7), label=f"Curves of {what}")
 
 
 def curve_panels_svg(name: str, curves: Sequence[Curve], shares: Mapping[str, float]) -> str:
@@ -75,27 +75,26 @@ def calibration_svg(name: str, calibrations: Sequence[Calibration]) -> str:
     """Draw what happened over what was said for one class, and below how often each probability was said."""
 
     def draw(figure: Figure, colours: Palette) -> None:
-        above, below = figure.subplots(2, 1, height_ratios=(3.2, 1), sharex=True)
-        _calibration_panel(above, colours, calibrations)
-        above.set_ylabel("share that has it")
-        style(below, colours, grid="y")
+        left, right = figure.subplots(1, 2)
+        _calibration_panel(left, colours, calibrations)
+        left.set_box_aspect(1)
+        left.set_xlabel("probability that the model states")
+        left.set_ylabel("share that has it")
+        style(right, colours, grid="y")
         for item in calibrations:
             width = 0.42 * (item.bins[0].high - item.bins[0].low) if item.bins else 0.04
             shift = -0.5 * width if item.model == "initial" else 0.5 * width
-            colour = getattr(colours, item.model)
-            below.bar(
-                [(one.low + one.high) / 2 + shift for one in item.bins],
-                [one.n for one in item.bins],
-                width=width,
-                color=colour,
-            )
-        below.set_xlabel("probability that the model states")
-        below.set_ylabel("cases")
-        below.locator_params(axis="y", nbins=3)
+            middles = [(one.low + one.high) / 2 + shift for one in item.bins]
+            right.bar(middles, [one.n for one in item.bins], width=width, color=getattr(colours, item.model))
+        right.set_box_aspect(1)
+        right.set_xlim(0, 1)
+        right.set_xlabel("probability that the model states")
+        right.set_ylabel("cases")
+        right.locator_params(axis="y", nbins=5)
         _model_legend(figure, colours)
 
     what = clean(calibrations[0].name, cap=40)
-    return as_svg(name, draw, size=(5, 4.6), label=f"Calibration for {what}")
+    return as_svg(name, draw, size=(7.4, 3.7), label=f"Calibration for {what}")
 
 
 def calibration_panels_svg(name: str, calibrations: Sequence[Calibration]) -> str:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STRATA: Final = {
-    "auc_with": "with it",
-    "auc_without": "without it",
-    "aligned_auc": "class with it,\nothers without",
-    "conflict_auc": "class without it,\nothers with",
+    "auc_with": "all\nwith it",
+    "auc_without": "all\nwithout it",
+    "aligned_auc": "class with,\nothers\nwithout",
+    "conflict_auc": "class\nwithout,\nothers with",
 }
 _ERRORS: Final = {"fp_share": "of false\npositives", "fn_share": "of false\nnegatives"}
 _CORRELATIONS: Final = {"raw_r": "raw", "partial_r": "given\nthe class", "rank_partial_r": "given the class,\nranks"}
@@ -60,6 +60,8 @@ def confounder_svg(name: str, audit: ConfounderAudit) -> str:
                 _around_zero(axes, colours)
             else:
                 axes.set_ylim(0, 1.02)
+            if labels is _STRATA:
+                axes.axhline(0.5, color=colours.muted, linewidth=0.8, linestyle=(0, (2, 3)))
 
     what = clean(audit.attribute, cap=40)
     return as_svg(name, draw, size=(7.4, 5.6 if panels else 3), label=f"Confound audit of {what}")
@@ -87,7 +89,7 @@ def _cells(axes: Axes, colours: Palette, audit: ConfounderAudit, model: Literal[
     axes.set_yticks([len(labels) - 1 - row + 0.3 for row in range(len(labels))], labels, fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.25, len(labels))
-    axes.set_title(model, color=colours.ink, fontsize=9, loc="left")
+    axes.set_title(model, color=colour, fontsize=9, loc="left", fontweight="bold")
     axes.set_xlabel(f"probability of {clean(audit.class_name, cap=24)}")
 
 

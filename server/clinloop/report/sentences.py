@@ -27,6 +27,7 @@ from clinloop.report.text import (
 from clinloop.scoring.analysis import (
     Calibration,
     ConfounderAudit,
+    ConfoundMetric,
     Confusion,
     CrossCheck,
     Curve,
@@ -223,7 +224,7 @@ def of_subgroups(subgroups: Sequence[Subgroup], titles: Mapping[str, str]) -> st
     if not known:
         return f"No subgroup has enough cases for a number ({left_out} are too small)."
     changed = sum(is_shown(group.difference) for group in known)
-    few = f" {left_out} are too small for a number." if left_out else ""
+    few = f" {left_out} {'is' if left_out == 1 else 'are'} too small for a number." if left_out else ""
     sentences: list[str] = []
     for metric in dict.fromkeys(group.metric for group in known):
         of_metric = [group for group in known if group.metric == metric]
@@ -250,9 +251,8 @@ def of_audit(audit: ConfounderAudit) -> str:
     found = {metric.name: metric for metric in audit.metrics}
     sentences: list[str] = []
     if (share_of := found.get("fp_share")) is not None and share_of.refined.value is not None:
-        chance = "" if share_of.reference is None else f"; chance would give {percent(share_of.reference)}"
         sentences.append(
-            f"Of the false positives of the refined model {percent(share_of.refined.value)} have {audit.attribute}{chance}."
+            f"Of the false positives of the refined model {percent(share_of.refined.value)} have {audit.attribute}{_beside_chance(share_of)}."
         )
     if (partial := found.get("partial_r")) is not None and partial.refined.value is not None:
         changed = "a change is shown" if is_shown(partial.difference) else "a change is not shown"
@@ -261,6 +261,16 @@ def of_audit(audit: ConfounderAudit) -> str:
             f"{number(partial.initial.value)} before; {changed}."
         )
     return " ".join(sentences) or f"There are too few cases to say what the models owe to {audit.attribute}."
+
+
+def _beside_chance(metric: ConfoundMetric) -> str:
+    """Return what chance would give, and whether the interval of the refined model leaves it out."""
+    chance, found = metric.reference, metric.refined
+    if chance is None:
+        return ""
+    if found.low is None or found.high is None or found.low <= chance <= found.high:
+        return f"; chance would give {percent(chance)}, and the interval does not leave that out"
+    return f"; chance would give {percent(chance)}"
 
 
 def of_joint(joint: Sequence[JointConfounding]) -> str:
