@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STRATA: Final = {
+    "auc": "all\ncases",
     "auc_with": "all\nwith it",
     "auc_without": "all\nwithout it",
     "aligned_auc": "class with,\nothers\nwithout",
@@ -77,7 +78,7 @@ def _cells(axes: Axes, colours: Palette, audit: ConfounderAudit, model: Literal[
         counts = cell.initial_histogram if model == "initial" else cell.refined_histogram
         quartiles = cell.initial if model == "initial" else cell.refined
         axes.axhline(base, color=colours.grid, linewidth=0.8)
-        if cell.n < MIN_CELL or quartiles is None:
+        if cell.n < MIN_CELL or quartiles is None or not counts:
             axes.text(0.5, base + 0.2, "too few", ha="center", color=colours.muted, fontsize=8)
             continue
         top = max([*counts, 1])

@@ -43,16 +43,14 @@ ALPHA = 0.05
 def of_results(metrics: Sequence[FinalMetric], adjusted: Mapping[str, float | None]) -> str:
     """Say how many metrics got better, worse or neither, and how many of them remain after correction."""
     told = [verdict(metric) for metric in metrics]
-    parts = [f"{told.count('better')} are better in the refined model", f"{told.count('worse')} are worse"]
-    parts += [f"{told.count('no difference shown')} show no difference"]
-    parts += [f"{told.count('not comparable')} cannot be compared"] if "not comparable" in told else []
-    sentence = f"Of {len(metrics)} metrics, {listed(parts)}."
+    parts = [f"{told.count('better')} better in the refined model", f"{told.count('worse')} worse"]
+    parts += [f"{told.count('no difference shown')} without a shown difference"]
+    parts += [f"{told.count('not comparable')} not comparable"] if "not comparable" in told else []
+    sentence = f"Of {len(metrics)} metrics: {listed(parts)}."
     changed = [metric for metric, what in zip(metrics, told, strict=True) if what in {"better", "worse"}]
     if adjusted and changed:
         left = sum((p := adjusted.get(metric.name)) is not None and p < ALPHA for metric in changed)
-        sentence += (
-            f" After correction for testing all of them, {left} of these {len(changed)} changes remain below p = 0.05."
-        )
+        sentence += f" After correction for testing all of them, {left} of {len(changed)} changes stay{'s' if left == 1 else ''} below p = 0.05."
     return sentence
 
 

@@ -21,12 +21,17 @@ class Interval(Protocol):
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with fixed digits and a real minus sign; a dash when there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{_rounded(value, digits):.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
     """Return a number with its sign."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{_rounded(value, digits):+.{digits}f}".replace("-", "−")
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Round, so that nothing is shown as minus zero."""
+    return round(value, digits) + 0.0
 
 
 def interval(estimate: Interval, *, show_sign: bool = False) -> str:

@@ -105,7 +105,7 @@ def test_confounders_are_told_with_chance_with_holm_and_with_too_few(binary_page
         "would be 0.22 as the values stand",
         "drain remains correlated with the refined model",
         "too few",
-        "1 further attributes",
+        "Further attributes (1)",
         "Groups have several cases, which it takes as independent.",
         "Two cases have no value of drain",
     ):

@@ -40,8 +40,8 @@ def test_results_are_counted_by_their_intervals_and_again_after_correction(data:
         metric(data, "f1", (-0.01, 0.03)),
     ]
     sentence = say.of_results(metrics, {"macro_auc": 0.01, "brier": 0.2, "f1": 0.9})
-    assert "Of 3 metrics, 1 are better in the refined model, 1 are worse and 1 show no difference." in sentence
-    assert "1 of these 2 changes remain below p = 0.05" in sentence
+    assert "Of 3 metrics: 1 better in the refined model, 1 worse and 1 without a shown difference." in sentence
+    assert "1 of 2 changes stays below p = 0.05" in sentence
     assert "correction" not in say.of_results(metrics, {})
 
 
