@@ -1,4 +1,5 @@
-"""What the analysis gives each section of the page: the class that matters first, the rest folded away, audits of declared confounders first."""
+"""What the analysis gives each section of the page: the class that matters first, the rest folded away, audits of declared confounders first, then those that
+tell most on their own."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def sections_of(data: ReportData) -> Sections:
     shown = order[:1] if _is_two_sided(data, order) else order
     leading, more = shown[0] if shown else "", shown[1:]
     decisions = {curve.name: curve for curve in analysis.decision_curves}
-    audits = sorted(analysis.confounders, key=lambda audit: not audit.is_declared)
+    audits = sorted(analysis.confounders, key=lambda audit: (not audit.is_declared, -_strength(audit)))
     drawn = max(MAX_AUDIT_FIGURES, sum(audit.is_declared for audit in audits))
     counts = data.dataset.counts.get("test", {})
     total = sum(counts.values())
@@ -70,6 +71,11 @@ def sections_of(data: ReportData) -> Sections:
         metrics={metric.name: metric for metric in data.final},
         adjusted=analysis.adjusted_p,
     )
+
+
+def _strength(audit: ConfounderAudit) -> float:
+    """Return how far an attribute alone tells the class, in either direction."""
+    return 0.0 if audit.auc_alone is None else abs(audit.auc_alone - 0.5)
 
 
 def _order(data: ReportData, names: Iterable[str]) -> list[str]:

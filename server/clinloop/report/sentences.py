@@ -296,13 +296,14 @@ def of_label_noise(attribute: str, noise: Sequence[LabelNoise]) -> str:
 
 
 def of_checks(checks: Sequence[CrossCheck], metrics: Mapping[str, FinalMetric]) -> list[str]:
-    """Say of each cross-check whether it agrees with the bootstrap, or why it is not valid."""
+    """Say of each cross-check whether it agrees with the bootstrap, and of those that are not valid once why."""
     lines: list[str] = []
+    invalid: dict[tuple[str, str], list[str]] = {}
     for check in checks:
         title = short(metrics[check.metric].title) if check.metric in metrics else check.metric
         p = metrics[check.metric].p if check.metric in metrics else None
         if check.p is None:
-            lines.append(f"{check.test} for {title}: not computed. {check.note}".strip())
+            invalid.setdefault((check.test, check.note or "not computed"), []).append(title)
         elif p is None:
             lines.append(f"{check.test} for {title}: {p_text(check.p)}; there is no bootstrap p-value beside it.")
         else:
@@ -310,23 +311,24 @@ def of_checks(checks: Sequence[CrossCheck], metrics: Mapping[str, FinalMetric]) 
             lines.append(
                 f"{check.test} for {title}: {p_text(check.p)}, which {agrees} with the bootstrap ({p_text(p)}) at 0.05."
             )
-    return lines
+    return lines + [
+        f"{test} for {listed(list(dict.fromkeys(titles)))}: {note.rstrip('.')}."
+        for (test, note), titles in invalid.items()
+    ]
 
 
 def of_drop(drop: ValidationToTest, metrics: Mapping[str, FinalMetric]) -> str:
-    """Say whether the validation value lies within the test interval."""
+    """Say how far the test value is from the validation value, and whether the latter lies within the test interval."""
+    if drop.test is None or drop.drop is None:
+        return "There is no test value to compare with."
+    how = "a drop" if drop.drop >= 0 else "a rise"
+    size = f"{how} of {number(abs(drop.drop))}"
     test = metrics[drop.metric].refined if drop.metric in metrics else None
     if test is None or test.low is None or test.high is None:
-        return "The test value has no interval, so it cannot be said whether chance explains the drop."
-    inside = test.low <= drop.validation <= test.high
-    return (
-        f"The validation value lies {'inside' if inside else 'outside'} the interval of the test value ({interval(test)}): "
-        + (
-            "drawing other test cases could explain the drop."
-            if inside
-            else "drawing other test cases does not explain the difference."
-        )
-    )
+        return f"That is {size}; the test value has no interval, so it cannot be said whether chance explains it."
+    if test.low <= drop.validation <= test.high:
+        return f"That is {size}. The validation value lies inside the interval of the test value ({interval(test)}): drawing other test cases could explain it."
+    return f"That is {size}. The validation value lies outside the interval of the test value ({interval(test)}): drawing other test cases does not explain it."
 
 
 def of_gallery(gallery: Gallery) -> str:

@@ -175,11 +175,17 @@ def test_cross_checks_say_whether_they_agree_or_why_there_are_none(data: ReportD
     metrics = {"auc_MEL": metric(data, "auc_MEL", (0.01, 0.1), p=0.01)}
     check = CrossCheck(test="DeLong", metric="auc_MEL", statistic=2.0, p=0.02)
     lines = say.of_checks(
-        [check, replace(check, p=0.3), replace(check, p=None, note="Groups have several cases.")], metrics
+        [
+            replace(check, p=None, note="not valid: groups have several cases"),
+            check,
+            replace(check, p=0.3),
+            replace(check, metric="auc_NV", p=None, note="not valid: groups have several cases"),
+        ],
+        metrics,
     )
     assert lines[0].endswith("p = 0.020, which agrees with the bootstrap (p = 0.010) at 0.05.")
     assert "does not agree" in lines[1]
-    assert lines[2].endswith("not computed. Groups have several cases.")
+    assert lines[2:] == ["DeLong for AUC of MEL and auc_NV: not valid: groups have several cases."]
 
 
 def test_drop_is_compared_with_the_interval_of_the_test_value(data: ReportData) -> None:
@@ -188,8 +194,10 @@ def test_drop_is_compared_with_the_interval_of_the_test_value(data: ReportData) 
         say.of_drop(ValidationToTest(metric="macro_auc", validation=value, test=0.862, drop=value - 0.862), metrics)
         for value in (0.87, 0.95)
     )
-    assert "inside" in inside and "could explain the drop" in inside
-    assert "outside" in outside and "does not explain" in outside
+    higher = say.of_drop(ValidationToTest(metric="macro_auc", validation=0.8, test=0.862, drop=-0.062), metrics)
+    assert "inside" in inside and "a drop of 0.008" in inside and "could explain it" in inside
+    assert "outside" in outside and "does not explain it" in outside
+    assert "a rise of 0.062" in higher
 
 
 def test_gallery_counts_gains_and_losses() -> None:
