@@ -19,11 +19,13 @@ COLUMNS: Final = 4
 MAX_SUBGROUPS: Final = 26
 """Rows of the figure of subgroups; the table has all."""
 _AXES: Final = {
+    "froc": ("false marks per image", "boxes found"),
     "roc": ("1 − specificity (false alarms)", "sensitivity"),
     "precision_recall": ("recall (sensitivity)", "precision (PPV)"),
-    "froc": ("false marks per image", "boxes found"),
 }
-_TITLES: Final = {"roc": "ROC", "precision_recall": "Precision and recall", "froc": "FROC"}
+_TITLES: Final = {"froc": "FROC of boxes", "roc": "ROC", "precision_recall": "Precision and recall"}
+MOST_FALSE_MARKS: Final = 8.0
+"""Right end of a FROC curve: the largest rate of LUNA16 (Setio et al. 2017); more false marks are of no use."""
 
 
 def curves_svg(name: str, curves: Sequence[Curve], shares: Mapping[str, float]) -> str:
@@ -37,12 +39,13 @@ def curves_svg(name: str, curves: Sequence[Curve], shares: Mapping[str, float]) 
             _curve_panel(axes, colours, of_kind, shares.get(of_kind[0].name))
             axes.set_xlabel(_AXES[kind][0])
             axes.set_ylabel(_AXES[kind][1])
-            axes.set_title(_TITLES[kind], color=colours.ink, fontsize=9, loc="left")
+            unit = "" if "froc" not in kinds or kind == "froc" else " of images" if kind == "roc" else " of boxes"
+            axes.set_title(_TITLES[kind] + unit, color=colours.ink, fontsize=9, loc="left")
             if index == 0:
                 _model_legend(figure, colours)
 
     what = clean(curves[0].name, cap=40)
-    return as_svg(name, draw, size=(7.4, 3.7), label=f"Curves of {what}")
+    return as_svg(name, draw, size=(7.4, 3.7 if len(kinds) < 3 else 3.1), label=f"Curves of {what}")
 
 
 def curve_panels_svg(name: str, curves: Sequence[Curve], shares: Mapping[str, float]) -> str:
@@ -207,7 +210,8 @@ def _curve_panel(axes: Axes, colours: Palette, curves: Sequence[Curve], share: f
             )  # fmt: skip
     axes.set_ylim(0, 1.02)
     if kind == "froc":
-        axes.set_xlim(0, max([0.5, *(curve.x[-1] for curve in curves if curve.x)]) * 1.02)
+        axes.set_xlim(0, min(MOST_FALSE_MARKS, max([0.5, *(curve.x[-1] for curve in curves if curve.x)])) * 1.02)
+        axes.set_box_aspect(1)
     else:
         axes.set_xlim(-0.01, 1.01)
         axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])

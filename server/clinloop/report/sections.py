@@ -34,7 +34,7 @@ class Sections(NamedTuple):
     more_audits: list[ConfounderAudit]
     """As tables only."""
     shares: dict[str, float]
-    """Share of each class in the test set."""
+    """Share of each class in the test set of a classification; of boxes there is none."""
     titles: dict[str, str]
     """Title of each reported metric."""
     metrics: dict[str, FinalMetric]
@@ -66,7 +66,9 @@ def sections_of(data: ReportData) -> Sections:
         subgroups={metric: [group for group in analysis.subgroups if group.metric == metric] for metric in subgroups},
         audits=audits[:drawn],
         more_audits=audits[drawn:],
-        shares={name: count / total for name, count in counts.items()} if total else {},
+        shares={name: count / total for name, count in counts.items()}
+        if total and data.task_type == "classification"
+        else {},
         titles={metric.name: metric.title for metric in data.final},
         metrics={metric.name: metric for metric in data.final},
         adjusted=analysis.adjusted_p,

@@ -103,15 +103,6 @@ def of_curves(curves: Sequence[Curve], name: str, metrics: Mapping[str, FinalMet
     """Say where both models stand on the curves of a class or of boxes."""
     at = {(curve.kind, curve.model): curve.at for curve in curves if curve.name == name}
     sentences: list[str] = []
-    refined, initial = at.get(("roc", "refined")), at.get(("roc", "initial"))
-    if refined is not None:
-        beside = (
-            f"; the initial model {percent(initial[1])} with false alarms in {percent(initial[0])}" if initial else ""
-        )
-        sentences.append(
-            f"At its operating point the refined model finds {percent(refined[1])} of {name} with false alarms in "
-            f"{percent(refined[0])} of the others{beside}."
-        )
     refined, initial = at.get(("froc", "refined")), at.get(("froc", "initial"))
     if refined is not None:
         beside = f"; the initial model {percent(initial[1])} at {number(initial[0], 2)}" if initial else ""
@@ -119,9 +110,19 @@ def of_curves(curves: Sequence[Curve], name: str, metrics: Mapping[str, FinalMet
             f"At its operating point the refined model marks {percent(refined[1])} of the boxes of {name} at "
             f"{number(refined[0], 2)} false marks per image{beside}."
         )
+    refined, initial = at.get(("roc", "refined")), at.get(("roc", "initial"))
+    if refined is not None:
+        beside = (
+            f"; the initial model {percent(initial[1])} with false alarms in {percent(initial[0])}" if initial else ""
+        )
+        what = f"images with {name}" if any(curve.kind == "froc" for curve in curves) else name
+        sentences.append(
+            f"At its operating point the refined model finds {percent(refined[1])} of {what} with false alarms in "
+            f"{percent(refined[0])} of the others{beside}."
+        )
     sentences += [
         _of_difference(metrics[metric])
-        for metric in (f"auc_{name}", "image_auc", "ap50")
+        for metric in (f"auc_{name}", "ap50", "image_auc")
         if metric in metrics and (metric.startswith("auc_") or ("froc", "refined") in at)
     ][:1]
     return " ".join(sentences) or f"The curves of both models for {name}; no operating point was fixed."

@@ -290,20 +290,20 @@ def many_class_analysis(classes: Sequence[str]) -> Analysis:
 
 
 def detection_analysis() -> Analysis:
-    """Boxes of fractures."""
-    x = np.linspace(0, 4, 120)
-    return Analysis(
-        curves=[
-            Curve(
-                model=model,
-                name="fracture",
-                kind="froc",
-                x=x.tolist(),
-                y=(top * (1 - np.exp(-2.2 * x))).tolist(),
-                at=(0.4, float(top * (1 - np.exp(-0.88)))),
-            )
-            for model, top in (("initial", 0.72), ("refined", 0.84))
-        ],
-        subgroups=subgroups("ap50"),
-        resamples=2000,
-    )
+    """Boxes of fractures: curves of boxes, and the ROC of images by their best box."""
+    rng = np.random.default_rng(6)
+    x, truth = np.linspace(0, 20, 120), rng.random(600) < 0.4
+    curves = [
+        Curve(
+            model=model,
+            name="fracture",
+            kind="froc",
+            x=x.tolist(),
+            y=(top * (1 - np.exp(-2.2 * x))).tolist(),
+            at=(0.4, float(top * (1 - np.exp(-0.88)))),
+        )
+        for model, top in (("initial", 0.72), ("refined", 0.84))
+    ]
+    for model, skill in (("initial", 1.2), ("refined", 2.0)):
+        curves += curves_of("fracture", model, truth, squeezed(skill * truth - 1 + rng.normal(size=600)), 0.4)
+    return Analysis(curves=curves, subgroups=subgroups("ap50"), resamples=2000)
