@@ -25,7 +25,7 @@ _STRATA: Final = {
     "conflict_auc": "class\nwithout,\nothers with",
 }
 _ERRORS: Final = {"fp_share": "of false\npositives", "fn_share": "of false\nnegatives"}
-_CORRELATIONS: Final = {"raw_r": "raw", "partial_r": "given\nthe class", "rank_partial_r": "given the class,\nranks"}
+_CORRELATIONS: Final = {"raw_r": "raw", "partial_r": "given\nclass", "rank_partial_r": "ranks,\ngiven\nclass"}
 
 
 def confounder_svg(name: str, audit: ConfounderAudit) -> str:
@@ -97,7 +97,7 @@ def _cells(axes: Axes, colours: Palette, audit: ConfounderAudit, model: Literal[
 def _cell_label(cell: Cell, audit: ConfounderAudit) -> str:
     what = clean(f"{audit.attribute} {audit.level}".strip(), cap=18)
     class_name = clean(audit.class_name, cap=14)
-    return f"{class_name if cell.positive else 'no ' + class_name}\n{'with' if cell.present else 'no'} {what}\nn = {cell.n:,}"
+    return f"{class_name if cell.positive else 'no ' + class_name}\n{'with' if cell.present else 'without'} {what}\nn = {cell.n:,}"
 
 
 def _panel(axes: Axes, colours: Palette, shown: Sequence[tuple[ConfoundMetric, str]], *, bars: bool) -> None:

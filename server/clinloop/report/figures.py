@@ -154,7 +154,7 @@ def class_auc_svg(metrics: Sequence[FinalMetric]) -> str | None:
         axes = figure.add_subplot()
         style(axes, colours, grid="x")
         for row, metric in enumerate(reversed(per_class)):
-            for model, offset in ((metric.initial, -0.14), (metric.refined, 0.14)):
+            for model, offset in ((metric.initial, 0.14), (metric.refined, -0.14)):
                 colour = colours.refined if model is metric.refined else colours.initial
                 if model.low is not None and model.high is not None:
                     axes.plot([model.low, model.high], [row + offset] * 2, color=colour, linewidth=1.6)

@@ -11,7 +11,7 @@ from clinloop.report import sentences, text
 from clinloop.report.cases import GalleryItem
 from clinloop.report.checklist import reporting_items
 from clinloop.report.data import Evidence, FinalMetric, ReportData, RunSummary
-from clinloop.report.sections import sections_of
+from clinloop.report.sections import MAX_AUDIT_FIGURES, sections_of
 from clinloop.signing import fingerprint
 from clinloop.spec import canonical
 from clinloop.untrusted import clean
@@ -76,7 +76,8 @@ def _draw_analysis(data: ReportData) -> dict[str, str | None]:
         drawn[f"subgroups_{metric}"] = figures.subgroups_svg(
             f"subgroups-{len(drawn)}", subgroups, found.titles.get(metric, metric)
         )
-    for place, audit in enumerate(found.audits):
+    audits = [*found.audits, *found.more_audits]
+    for place, audit in enumerate(audits[: max(MAX_AUDIT_FIGURES, len(found.audits))]):
         drawn[f"confounder_{place}"] = confounder_svg(f"confounder-{place}", audit)
     return drawn
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from clinloop.report.data import FinalMetric, ReportData
 from clinloop.scoring.analysis import Analysis, Calibration, ConfounderAudit, Curve, DecisionCurve, Subgroup
 
-MAX_AUDIT_FIGURES = 3
-"""Audits of attributes that nobody declared are shown as figures up to this many in all; the others as tables."""
+MAX_AUDIT_FIGURES = 4
+"""Audits of attributes that nobody declared are drawn up to this many in all; the others have tables only."""
 
 
 class Sections(NamedTuple):
@@ -30,9 +30,9 @@ class Sections(NamedTuple):
     subgroups: dict[str, list[Subgroup]]
     """By metric."""
     audits: list[ConfounderAudit]
-    """With a figure each."""
+    """Of declared confounders; where there is none, of the attribute that tells most."""
     more_audits: list[ConfounderAudit]
-    """As tables only."""
+    """The others, folded away."""
     shares: dict[str, float]
     """Share of each class in the test set of a classification; of boxes there is none."""
     titles: dict[str, str]
@@ -51,7 +51,7 @@ def sections_of(data: ReportData) -> Sections:
     leading, more = shown[0] if shown else "", shown[1:]
     decisions = {curve.name: curve for curve in analysis.decision_curves}
     audits = sorted(analysis.confounders, key=lambda audit: (not audit.is_declared, -_strength(audit)))
-    drawn = max(MAX_AUDIT_FIGURES, sum(audit.is_declared for audit in audits))
+    open_ones = max(1, sum(audit.is_declared for audit in audits))
     counts = data.dataset.counts.get("test", {})
     total = sum(counts.values())
     subgroups = dict.fromkeys(group.metric for group in analysis.subgroups)
@@ -64,8 +64,8 @@ def sections_of(data: ReportData) -> Sections:
         decision=decisions.get(leading),
         more_decisions=[decisions[name] for name in more if name in decisions],
         subgroups={metric: [group for group in analysis.subgroups if group.metric == metric] for metric in subgroups},
-        audits=audits[:drawn],
-        more_audits=audits[drawn:],
+        audits=audits[:open_ones],
+        more_audits=audits[open_ones:],
         shares={name: count / total for name, count in counts.items()}
         if total and data.task_type == "classification"
         else {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -70,10 +71,17 @@ def test_two_classes_are_told_once_because_the_other_one_is_the_mirror(binary: R
     assert found.more_curves == []
 
 
-def test_declared_confounders_come_first_and_attributes_beyond_three_have_no_figure(binary: ReportData) -> None:
+def test_declared_confounders_are_shown_and_other_attributes_folded_away(binary: ReportData) -> None:
     found = sections_of(binary)
-    assert [audit.attribute for audit in found.audits] == ["drain", "view", "tube"]
-    assert [audit.attribute for audit in found.more_audits] == ["site"]
+    assert [audit.attribute for audit in found.audits] == ["drain"]
+    assert [audit.attribute for audit in found.more_audits] == ["view", "tube", "site"]
+    assert binary.analysis is not None
+    none = [
+        replace(audit, is_declared=False, auc_alone=0.2 if audit.attribute == "tube" else 0.6)
+        for audit in binary.analysis.confounders
+    ]
+    undeclared = sections_of(binary.model_copy(update={"analysis": replace(binary.analysis, confounders=none)}))
+    assert [audit.attribute for audit in undeclared.audits] == ["tube"]
 
 
 def test_pages_of_every_kind_draw_each_section_once_with_ids_that_are_unique(
@@ -87,7 +95,7 @@ def test_pages_of_every_kind_draw_each_section_once_with_ids_that_are_unique(
         targets = set(re.findall(r'href="#([^"]+)"', page))
         assert targets <= set(ids)
         assert "#0102" not in page
-    assert [page.count("<svg") for page in pages] == [13, 12, 6]
+    assert [page.count("<svg") for page in pages] == [13, 13, 6]
 
 
 def test_adjusted_p_values_replace_the_remark_that_nothing_is_corrected(many_page: str, data: ReportData) -> None:
@@ -105,7 +113,7 @@ def test_confounders_are_told_with_chance_with_holm_and_with_too_few(binary_page
         "would be 0.22 as the values stand",
         "drain remains correlated with the refined model",
         "too few",
-        "Further attributes (1)",
+        "Further attributes that nobody declared (3)",
         "Groups have several cases, which it takes as independent.",
         "Two cases have no value of drain",
     ):
