@@ -155,6 +155,7 @@ def _report_data(
     balance = store.balance(task.id)
     level = store.recorded_level(task.id)
     accepted = store.run(task.id, next(model.run for model in frozen if model.model == "refined"))
+    initial = next(model for model in frozen if model.model == "initial")
     primary = next(metric for metric in metrics if metric.name == spec.primary_metric)
     validation, test = accepted.score or 0.0, primary.refined.value
     resumed = [row.at for row in rows if row.event == "evaluation_resumed"]
@@ -214,9 +215,7 @@ def _report_data(
         ledger=tuple(report.LedgerRow(**row._asdict()) for row in rows),
         ledger_key=store.public_key,
         ledger_head=store.head(scope),
-        gallery=gained_and_lost(
-            here, store, *(model.run for model in frozen if model.model == "initial"), accepted.name
-        ),
+        gallery=gained_and_lost(here, store, initial.run, accepted.name),
     )
 
 
