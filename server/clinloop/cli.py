@@ -27,6 +27,7 @@ from clinloop.terminal import (
     SandboxOption,
     StateOption,
     become_owner,
+    open_page,
     out,
     progress_bars,
     services_of,
@@ -202,17 +203,33 @@ def task_show(task_id: str, state: StateOption = None) -> None:
         out().print_json(json.dumps(task.result))
 
 
-@app.command(epilog="Example: clinloop report isic-3f9a2c")
-def report(task_id: str, state: StateOption = None) -> None:
-    """Say where the report of a finished task lies."""
+@app.command(epilog="Example: clinloop report isic-3f9a2c --open")
+def report(
+    task_id: str,
+    opens: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    state: StateOption = None,
+) -> None:
+    """Say where the report of a finished task lies, and open it."""
     services = services_of(state)
     task = services.store.task(task_id)
-    folder = services.state.task(task_id).report
-    if task.status != "evaluated" or not folder.is_dir():
+    folder = services.state.task(task_id)
+    page = folder.report / "report.html"
+    if task.status != "evaluated" or not page.is_file():
+        done = [other.id for other in services.store.tasks() if other.status == "evaluated"]
+        others = f" Tasks with a report: {', '.join(done[:10])}." if done else ""
         raise BadInput(
-            f"Task {task_id} is {task.status} and has no report yet; the agent calls finalize, then it is written."
+            f"Task {task_id} is {task.status} and has no report yet; the agent calls finalize, then it is written.{others}"
         )
-    out().print(str(folder / "report.html"), highlight=False, soft_wrap=True)
+    for name, path in (
+        ("page", page),
+        ("numbers", folder.report / "report.json"),
+        ("model card", folder.report / "model_card.md"),
+        ("model", folder.model),
+    ):
+        out().print(f"{name:<11}{path}", highlight=False, markup=False, soft_wrap=True)
+    out().print(f"{'check it':<11}clinloop verify {folder.report}", highlight=False, markup=False, soft_wrap=True)
+    if opens and not open_page(page):
+        raise BadInput(f"No browser could be started here; open {page} yourself, it is one file and needs no network.")
 
 
 @app.command(epilog="Example: clinloop verify ./report --head 5e0c…")

@@ -16,6 +16,7 @@ from clinloop.datasets import vault
 from clinloop.datasets.dataset import Annotation, Dataset
 from clinloop.failpoints import reach
 from clinloop.files import remove_tree, sha256_file, write_atomic
+from clinloop.gallery import gained_and_lost
 from clinloop.paths import TaskFolder
 from clinloop.report import data as report
 from clinloop.report.conduct import facts_of
@@ -161,6 +162,7 @@ def _report_data(
     balance = store.balance(task.id)
     level = store.recorded_level(task.id)
     accepted = store.run(task.id, next(model.run for model in frozen if model.model == "refined"))
+    initial = next(model for model in frozen if model.model == "initial")
     primary = next(metric for metric in metrics if metric.name == spec.primary_metric)
     validation, test = accepted.score or 0.0, primary.refined.value
     run = here.folder.run(accepted.name)
@@ -234,6 +236,7 @@ def _report_data(
         ledger_head=store.head(scope),
         suspects=suspects,
         suspects_note=suspects_note,
+        gallery=gained_and_lost(here, store, initial.run, accepted.name),
     )
 
 

@@ -67,6 +67,8 @@ class Settings(BaseModel):
     """GPUs of a run that asks for no number; None = 1 where there is a GPU, else 0."""
     gpus_per_run_max: int | None = Field(default=None, ge=0)
     """Most GPUs that one run may ask for; None = `gpus_per_run`."""
+    report_pictures: bool = True
+    """Whether a report shows small pictures of validation cases that were gained and lost."""
     limits: Limits = Limits()
     """What one sandbox may use."""
 

@@ -46,6 +46,16 @@ def out(*, errors: bool = False) -> Console:
     return Console(stderr=errors, style="red" if errors else None)
 
 
+def open_page(page: Path) -> bool:
+    """Open a page in the user's browser; tell whether one could be started."""
+    import webbrowser
+
+    try:
+        return webbrowser.open(page.as_uri())
+    except webbrowser.Error:
+        return False
+
+
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table; its first column, a name to copy, is never cut."""
     from rich.table import Table

@@ -47,7 +47,7 @@ COMMANDS = [
 ]
 
 
-def clinloop(*arguments: str | Path, state: Path | None = None) -> subprocess.CompletedProcess[str]:
+def clinloop(*arguments: str | Path, state: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "clinloop", *map(str, arguments)]
     if state is not None:
@@ -58,7 +58,7 @@ def clinloop(*arguments: str | Path, state: Path | None = None) -> subprocess.Co
         text=True,
         timeout=120,
         check=False,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(Path.home()), "COLUMNS": "200"},
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(Path.home()), "COLUMNS": "200", **env},
     )
 
 
@@ -170,6 +170,39 @@ def test_a_task_s_ledger_is_checked_while_it_runs_against_a_head_and_a_key(tmp_p
     forged = clinloop("verify", "t", state=tmp_path / "state")
     assert forged.returncode == 1
     assert "row 5 (granted) is not signed" in forged.stdout
+
+
+def test_the_report_of_a_finished_task_is_named_and_opened_and_any_other_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state")
+    spec = TaskSpec.model_validate({"objective": "Tell melanoma from nevus."})
+    for task_id in ("done", "begun"):
+        store.create_task(
+            task_id=task_id,
+            dataset="skin",
+            request="Tell melanoma from nevus.",
+            spec=spec,
+            template="classification",
+            seed=0,
+            settings={},
+            init_key=task_id,
+        )
+        store.open_task(task_id)
+    store.begin_evaluation("done", "run0")
+    store.end_evaluation("done", "evaluated", {}, {})
+    page = tmp_path / "state" / "tasks" / "done" / "report" / "report.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<!doctype html>")
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    told = clinloop("report", "done", state=tmp_path / "state")
+    assert str(page) in told.stdout and f"clinloop verify {page.parent}" in told.stdout
+    assert not (tmp_path / "opened").exists()
+    assert clinloop("report", "done", "--open", state=tmp_path / "state", BROWSER=str(browser)).returncode == 0
+    assert (tmp_path / "opened").read_text().strip() == page.as_uri()
+    refused = clinloop("report", "begun", state=tmp_path / "state")
+    assert refused.returncode == 1
+    assert "is open and has no report yet" in refused.stderr and "Tasks with a report: done." in refused.stderr
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path: Path) -> None:

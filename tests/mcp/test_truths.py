@@ -165,7 +165,10 @@ async def test_an_agent_takes_boxes_or_masks_to_a_report_that_verifies(
         "refined.json",
     }
     page = report.read_text(encoding="utf-8")
-    assert "Confusion matrices" not in page
+    gallery = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))["gallery"]
+    assert (
+        page.count('src="data:image/jpeg;base64,') == len(gallery["items"]) == gallery["gained"] + gallery["lost"] > 0
+    )
     stored = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))
     assert [check["agreeing"] == check["n"] > 0 for check in stored["integrity"]["canaries"]] == [True, True]
     analysis = stored["analysis"]

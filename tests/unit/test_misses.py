@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from clinloop.scoring.metrics import Scheme
+from clinloop.scoring.misses import Miss, misses_of
 from clinloop.scoring.predictions import Detected, Mask
 from clinloop.scoring.truth import TruthBox, TruthCase
-from clinloop_tools.misses import Miss, misses_of
 from clinloop_tools.pictures import sheet
 
 CLASSES = Scheme(("MEL", "NV"))

@@ -5,18 +5,15 @@ from __future__ import annotations
 import importlib.util
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clinloop import delivery
 from clinloop.datasets.dataset import Dataset
+from clinloop.drawing import drawn_over
 from clinloop.errors import NotNow
 from clinloop.scoring import metrics, service
+from clinloop.scoring.misses import Miss, misses_of
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
-from clinloop_tools.misses import Miss, misses_of
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 MISSES = 15
 """Pictures of one view of validation errors."""
@@ -25,7 +22,7 @@ _ORDER = {
     "detection": "worst first, green is true, red found",
     "segmentation": "worst first, green is true, red drawn",
 }
-_TRUE, _TRUE_TEXT, _SAID = "#2ca25f", "#1b7f48", "#e31a1c"
+_TRUE_TEXT = "#1b7f48"
 _TILE, _TEXT, _TITLE, _GAP, _COLUMNS = 224, 36, 44, 10, 5
 
 
@@ -82,7 +79,7 @@ def sheet(title: str, misses: list[tuple[Path, Miss]]) -> bytes:
         left, top = _GAP + index % columns * _TILE, _TITLE + index // columns * (_TILE + _TEXT)
         side = _TILE - _GAP
         with Image.open(path) as image:
-            tile = ImageOps.contain(_drawn_over(image.convert("RGB"), miss), (side, side), Image.Resampling.LANCZOS)
+            tile = ImageOps.contain(drawn_over(image.convert("RGB"), miss), (side, side), Image.Resampling.LANCZOS)
             tile = ImageOps.pad(tile, (side, side), Image.Resampling.LANCZOS, color="#eeeeee")
         sheet.paste(tile, (left, top))
         lines = (miss.true, _TRUE_TEXT if miss.is_drawn else "black"), (miss.said, "#b00020")
@@ -93,34 +90,6 @@ def sheet(title: str, misses: list[tuple[Path, Miss]]) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def _drawn_over(image: Image.Image, miss: Miss) -> Image.Image:
-    """Return an image with the boxes and masks of a miss on it."""
-    from PIL import Image, ImageDraw
-
-    for mask, colour in ((miss.true_mask, _TRUE), (miss.said_mask, _SAID)):
-        if mask is not None:
-            image = Image.composite(
-                Image.blend(image, Image.new("RGB", image.size, colour), 0.45), image, _stencil(mask)
-            )
-    draw = ImageDraw.Draw(image)
-    line = max(2, round(max(image.size) / 90))
-    for boxes, colour in ((miss.true_boxes, _TRUE), (miss.said_boxes, _SAID)):
-        for box in boxes:
-            x, y = max(0.0, box.x), max(0.0, box.y)
-            corner = min(box.x + box.width, image.width - 1), min(box.y + box.height, image.height - 1)
-            if corner[0] > x and corner[1] > y:
-                draw.rectangle((x, y, *corner), outline=colour, width=line)
-    return image
-
-
-def _stencil(mask: service.Mask) -> Image.Image:
-    import numpy as np
-    from PIL import Image
-
-    values = np.repeat(np.arange(len(mask.counts)) % 2 == 1, mask.counts)
-    return Image.fromarray(values.reshape((mask.height, mask.width), order="F"))
 
 
 def _font() -> str:

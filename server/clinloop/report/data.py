@@ -19,6 +19,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from clinloop.report.cases import Gallery
+from clinloop.report.limits import STANDARD_LIMITS
 from clinloop.report.scorecard import Scorecard
 from clinloop.report.suspects import Suspect
 from clinloop.scoring import truth
@@ -27,15 +29,6 @@ from clinloop.scoring.truth import TruthCase
 
 SCHEMA_VERSION: Final = 1
 GENESIS: Final = "0" * 64
-
-STANDARD_LIMITS: Final = (
-    "For research use only. This is not a medical device and must not guide the care of a patient.",
-    "Retrospective: the model met stored images with known answers, not patients in a clinic.",
-    "One data set: nothing here says how the model does in another hospital, on other equipment or for others.",
-    "Intervals cover the chance of drawing these test cases. They do not cover a change of prevalence, wrong labels or "
-    "the choice among many runs.",
-    "Pre-training on public images, or labels that a person gave to the agent, cannot be seen by the server.",
-)
 
 
 class _Value(BaseModel):
@@ -374,6 +367,8 @@ class ReportData(_Value):
     """How suspects were looked for, what was left out, and that a list that is empty proves nothing."""
     scorecard: Scorecard | None = None
     """How the task was worked on; None in reports from before there were scorecards."""
+    gallery: Gallery | None = None
+    """Validation cases gained and lost; None where the refined model is the initial one."""
     limits: tuple[str, ...] = STANDARD_LIMITS
     """What the numbers do not mean."""
 

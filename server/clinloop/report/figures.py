@@ -87,7 +87,7 @@ def metric_bars_svg(metrics: Sequence[FinalMetric]) -> str:
             axes.set_ylabel("value on the test set")
         legend(figure.axes[0], colours)
 
-    return _svg(
+    return as_svg(
         "metrics", draw, size=(7.4, 0.5 + 2.9 * len(rows)), label="Test metrics of the initial and the refined model"
     )
 
@@ -98,7 +98,7 @@ def trajectory_svg(runs: Sequence[RunSummary], primary_title: str) -> str:
     def draw(figure: Figure, colours: Palette) -> None:
         draw_trajectory(figure, colours, runs, primary_title)
 
-    return _svg("trajectory", draw, size=(7.4, 3.6), label=f"{short(primary_title)} on validation by run")
+    return as_svg("trajectory", draw, size=(7.4, 3.6), label=f"{short(primary_title)} on validation by run")
 
 
 def trajectory_png(runs: Sequence[RunSummary], primary_title: str) -> bytes:
@@ -141,7 +141,7 @@ def learning_svg(runs: Sequence[RunSummary], primary_title: str, incumbent: int)
         axes.set_xlabel("seconds of training")
         axes.set_ylabel(f"{clean(short(primary_title))} on validation")
 
-    return _svg("learning", draw, size=(7.4, 3), label=f"{short(primary_title)} on validation inside each run")
+    return as_svg("learning", draw, size=(7.4, 3), label=f"{short(primary_title)} on validation inside each run")
 
 
 def class_auc_svg(metrics: Sequence[FinalMetric]) -> str | None:
@@ -154,7 +154,7 @@ def class_auc_svg(metrics: Sequence[FinalMetric]) -> str | None:
         axes = figure.add_subplot()
         style(axes, colours, grid="x")
         for row, metric in enumerate(reversed(per_class)):
-            for model, offset in ((metric.initial, -0.14), (metric.refined, 0.14)):
+            for model, offset in ((metric.initial, 0.14), (metric.refined, -0.14)):
                 colour = colours.refined if model is metric.refined else colours.initial
                 if model.low is not None and model.high is not None:
                     axes.plot([model.low, model.high], [row + offset] * 2, color=colour, linewidth=1.6)
@@ -169,7 +169,7 @@ def class_auc_svg(metrics: Sequence[FinalMetric]) -> str | None:
         axes.axvline(0.5, color=colours.muted, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.set_xlabel("AUC of the class against all others, 95 % interval (dotted: guessing)")
 
-    return _svg(
+    return as_svg(
         "class-auc", draw, size=(7.4, 0.9 + 0.42 * len(per_class)), label="AUC of each class, initial and refined"
     )
 
@@ -207,7 +207,7 @@ def confusion_svg(classes: Sequence[str], initial: Sequence[Sequence[int]], refi
             for spine in axes.spines.values():
                 spine.set_visible(True)
 
-    return _svg("confusion", draw, size=(7.4, min(side, 4.6)), label="Confusion matrices, initial and refined")
+    return as_svg("confusion", draw, size=(7.4, min(side, 4.6)), label="Confusion matrices, initial and refined")
 
 
 def tick(metric: FinalMetric) -> str:
@@ -315,7 +315,7 @@ def legend(axes: Axes, colours: Palette) -> None:
     )  # fmt: skip
 
 
-def _svg(name: str, draw: Callable[[Figure, Palette], None], *, size: tuple[float, float], label: str) -> str:
+def as_svg(name: str, draw: Callable[[Figure, Palette], None], *, size: tuple[float, float], label: str) -> str:
     """Return one <svg> without ids that clash, fonts, links or fixed size, its colours bound to CSS variables."""
     text = render(lambda figure: draw(figure, _MARKED), size, kind="svg").decode()
     text = text[text.index("<svg") :]

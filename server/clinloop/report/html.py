@@ -7,16 +7,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from clinloop.report import text
+from clinloop.report import sentences, text
+from clinloop.report.cases import GalleryItem
 from clinloop.report.checklist import reporting_items
 from clinloop.report.data import Evidence, FinalMetric, ReportData, RunSummary
 from clinloop.report.scorecard import STAGES
+from clinloop.report.sections import MAX_AUDIT_FIGURES, sections_of
 from clinloop.signing import fingerprint
 from clinloop.spec import canonical
 from clinloop.untrusted import clean
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 TEXT_CAP: Final = 8000
 """Longest foreign text that is shown, in characters."""
@@ -24,7 +27,7 @@ TEXT_CAP: Final = 8000
 _PLURAL: Final = {"patient": "patients", "lesion": "lesions", "study": "studies"}
 
 Figures = Mapping[str, str]
-"""Inline SVG by name: metrics, trajectory, and where there is something to show class_auc, learning, confusion."""
+"""Inline SVG by name: metrics, trajectory, and where there is something to show class_auc, learning, confusion and those of `sections`."""
 
 
 def draw_figures(data: ReportData, evidence: Evidence | None) -> dict[str, str]:
@@ -38,11 +41,46 @@ def draw_figures(data: ReportData, evidence: Evidence | None) -> dict[str, str]:
         "class_auc": figures.class_auc_svg(data.final),
         "learning": figures.learning_svg(data.runs, data.primary_title, data.incumbent),
     }
-    if evidence is not None and data.task_type == "classification":
+    decided = {item.model: item for item in data.analysis.confusion} if data.analysis else {}
+    if len(decided) == 2:
+        drawn["confusion"] = figures.confusion_svg(
+            decided["refined"].names, decided["initial"].matrix, decided["refined"].matrix
+        )
+    elif evidence is not None and data.task_type == "classification":
         classes = data.dataset.classes
         before, after = (confusion(evidence.truth, rows, classes) for rows in (evidence.initial, evidence.refined))
         drawn["confusion"] = figures.confusion_svg(classes, before, after)
+    if data.analysis is not None:
+        drawn |= _draw_analysis(data)
     return {name: svg for name, svg in drawn.items() if svg}
+
+
+def _draw_analysis(data: ReportData) -> dict[str, str | None]:
+    """Draw the figures of the analysis, each under the name that its section uses."""
+    from clinloop.report import analysis_figures as figures
+    from clinloop.report.confound_figures import confounder_svg
+
+    found, drawn = sections_of(data), dict[str, str | None]()
+    if found.curves:
+        drawn["curves"] = figures.curves_svg("curves", found.curves, found.shares)
+    if found.more_curves:
+        drawn["more_curves"] = figures.curve_panels_svg("more-curves", found.more_curves, found.shares)
+    if found.calibration:
+        drawn["calibration"] = figures.calibration_svg("calibration", found.calibration)
+    if found.more_calibration:
+        drawn["more_calibration"] = figures.calibration_panels_svg("more-calibration", found.more_calibration)
+    if found.decision is not None:
+        drawn["decision"] = figures.decision_svg("decision", found.decision)
+    if found.more_decisions:
+        drawn["more_decisions"] = figures.decision_panels_svg("more-decisions", found.more_decisions)
+    for metric, subgroups in found.subgroups.items():
+        drawn[f"subgroups_{metric}"] = figures.subgroups_svg(
+            f"subgroups-{len(drawn)}", subgroups, found.titles.get(metric, metric)
+        )
+    audits = [*found.audits, *found.more_audits]
+    for place, audit in enumerate(audits[: max(MAX_AUDIT_FIGURES, len(found.audits))]):
+        drawn[f"confounder_{place}"] = confounder_svg(f"confounder-{place}", audit)
+    return drawn
 
 
 def headline_metrics(metrics: Sequence[FinalMetric]) -> list[FinalMetric]:
@@ -69,6 +107,10 @@ def render_html(data: ReportData, figures: Figures) -> str:
         splits=[name for name in ("train", "val", "test") if name in data.dataset.counts],
         items=reporting_items(data),
         stages=STAGES,
+        found=sections_of(data),
+        learned=_learned(data),
+        picture=_picture,
+        say=sentences,
         text=text,
         canonical=canonical,
     )
@@ -137,6 +179,21 @@ def _at_box_threshold(data: ReportData) -> str:
 
 def _percent_interval(low: float | None, high: float | None) -> str:
     return "no interval" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}\u00a0%"
+
+
+def _learned(data: ReportData) -> str:
+    """Return the sentence below the learning curves; none where no run has a curve."""
+    if not any(len(run.validations) > 1 for run in data.runs if run.mode == "full"):
+        return ""
+    primary = next(metric for metric in data.final if metric.name == data.primary_metric)
+    return sentences.of_learning(data.runs, data.incumbent, is_higher_better=primary.direction == "higher")
+
+
+def _picture(item: GalleryItem) -> Markup:
+    """Return a picture whole: other text is cut at TEXT_CAP. Its characters were checked when it was read."""
+    from markupsafe import Markup
+
+    return Markup(item.picture)  # noqa: S704 - base64 only
 
 
 def run_state(run: RunSummary) -> str:

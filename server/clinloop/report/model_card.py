@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from clinloop.report import text
+from clinloop.report import sentences, text
 from clinloop.report.data import ReportData
 from clinloop.report.html import TEXT_CAP, summary_lines
+from clinloop.report.sections import sections_of
 from clinloop.untrusted import clean
 
 
@@ -41,11 +42,26 @@ def model_card(data: ReportData) -> str:
             "|---|---|---|---|",
             *rows,
         ],
+        **_caveats(data),
         "Data": [f"- {plain(data.dataset.name)}, split by {plain(data.dataset.group_kind)}.", *counts],
         "Limits": [f"- {plain(item)}" for item in (*data.limits, data.environment.licence) if item],
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
     return f"# Model card: {plain(data.dataset.name)}\n\n{body}\n"
+
+
+def _caveats(data: ReportData) -> dict[str, list[str]]:
+    """Return calibration, subgroups and confounders as sections; none without an analysis."""
+    if data.analysis is None:
+        return {}
+    found = sections_of(data)
+    calibration = (
+        [f"- {plain(sentences.of_calibration(found.calibration, found.leading))}"] if found.calibration else []
+    )
+    subgroups = [f"- {plain(sentences.of_subgroups(groups, found.titles))}" for groups in found.subgroups.values()]
+    audits = [f"- {plain(audit.attribute)}: {plain(sentences.of_audit(audit))}" for audit in found.audits]
+    named = {"Calibration": calibration, "Subgroups": subgroups, "Confounders": audits}
+    return {title: lines for title, lines in named.items() if lines}
 
 
 def plain(words: str) -> str:

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from clinloop.report.data import Estimate, FinalMetric
+from collections.abc import Sequence
+from typing import Protocol
+
+from clinloop.report.data import FinalMetric
+
+
+class Interval(Protocol):
+    """A value with its 95 % interval: an estimate of the report or of the analysis."""
+
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with fixed digits and a real minus sign; a dash when there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{_rounded(value, digits):.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
     """Return a number with its sign."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{_rounded(value, digits):+.{digits}f}".replace("-", "−")
 
 
-def interval(estimate: Estimate, *, show_sign: bool = False) -> str:
+def _rounded(value: float, digits: int) -> float:
+    """Round, so that nothing is shown as minus zero."""
+    return round(value, digits) + 0.0
+
+
+def interval(estimate: Interval, *, show_sign: bool = False) -> str:
     """Return `low to high`, a dash when the interval is undefined."""
     if estimate.low is None or estimate.high is None:
         return "–"
     show = signed if show_sign else number
     return f"{show(estimate.low)} to {show(estimate.high)}"
+
+
+def bracketed(estimate: Interval) -> str:
+    """Return `0.81 (0.78 to 0.84)`."""
+    return f"{number(estimate.value)} ({interval(estimate)})"
 
 
 def p_text(p: float | None) -> str:
@@ -33,6 +57,16 @@ def p_text(p: float | None) -> str:
 def percent(value: float | None) -> str:
     """Return a share as a whole percentage."""
     return "–" if value is None else f"{100 * value:.0f}\u00a0%"
+
+
+def share(part: int, whole: int) -> str:
+    """Return a share of counted cases: `12 of 40 (30 %)`."""
+    return f"{part:,} of {whole:,} ({percent(part / whole)})" if whole else f"{part:,} of 0"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence: `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 2 else words)
 
 
 def minutes(seconds: float) -> str:
@@ -50,6 +84,11 @@ def verdict(metric: FinalMetric) -> str:
     if low > 0 or high < 0:
         return "better" if (low > 0) == (metric.direction == "higher") else "worse"
     return "no difference shown"
+
+
+def is_shown(difference: Interval) -> bool:
+    """Tell whether the interval of a difference leaves out zero."""
+    return difference.low is not None and difference.high is not None and (difference.low > 0 or difference.high < 0)
 
 
 def short(title: str) -> str:

@@ -228,7 +228,7 @@ def test_numbers_have_one_style() -> None:
     assert interval(Estimate(value=0.1)) == "–"
     assert (short("AUC (ties by midranks)"), explanation("AUC (ties by midranks)")) == ("AUC", "ties by midranks")
     assert (short("Macro F1"), explanation("Macro F1")) == ("Macro F1", "")
-    assert (signed(0.0), p_text(0.0004), p_text(0.05), p_text(None)) == ("+0.000", "p < 0.001", "p = 0.050", "p –")
+    assert (signed(-0.0001), p_text(0.0004), p_text(0.05), p_text(None)) == ("+0.000", "p < 0.001", "p = 0.050", "p –")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

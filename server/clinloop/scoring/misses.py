@@ -42,11 +42,16 @@ def misses_of(
     found: Mapping[str, Prediction],
     thresholds: Mapping[str, float],
 ) -> list[Miss]:
-    """Return the cases that were got wrong, the worst first; boxes count from the operating point on, without one all do."""
+    """Return the cases that were got wrong, the worst first; boxes count from the operating point on, without one all do.
+
+    `thresholds` are the operating points by class or target.
+    """
     missed: Iterator[Miss | None]
     match scheme.task_type:
         case "classification":
-            missed = (_of_classes(scheme, case, cast("Probabilities", found[case.case_id])) for case in truth)
+            missed = (
+                _of_classes(scheme, case, cast("Probabilities", found[case.case_id]), thresholds) for case in truth
+            )
         case "detection":
             least = thresholds.get(scheme.detected, 0.0)
             missed = (_of_boxes(scheme, case, cast("Detections", found[case.case_id]), least) for case in truth)
@@ -55,8 +60,12 @@ def misses_of(
     return sorted((miss for miss in missed if miss is not None), key=lambda miss: (-miss.weight, miss.case_id))
 
 
-def _of_classes(scheme: Scheme, case: TruthCase, row: Probabilities) -> Miss | None:
+def _of_classes(scheme: Scheme, case: TruthCase, row: Probabilities, thresholds: Mapping[str, float]) -> Miss | None:
+    """Compare with the decided class: the most probable one, or with a declared positive class what its threshold says."""
     said, true = max(range(len(row)), key=row.__getitem__), scheme.classes.index(case.label)
+    if len(row) == 2 and scheme.positive in scheme.classes and scheme.positive in thresholds:
+        positive = scheme.classes.index(scheme.positive)
+        said = positive if row[positive] >= thresholds[scheme.positive] else 1 - positive
     if said == true:
         return None
     return Miss(
