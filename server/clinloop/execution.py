@@ -19,6 +19,7 @@ from clinloop.resources import resource
 from clinloop.sandbox import gpu_check
 from clinloop.sandbox.base import Exit, Job, Mount
 from clinloop.scoring import service
+from clinloop.scoring.results import error_bound, rounded, step_of
 from clinloop.store.rows import RunRow
 
 GRACE_S = 5.0
@@ -380,7 +381,7 @@ class _Answers:
         )
         # Exact values are not compared either: whether one beats another would tell a label each time. Of equals the later one is the best,
         # because at the end of a schedule a network has usually not become worse.
-        score = service.rounded(result.primary, service.step_of(service.error_bound(result.groups)))
+        score = rounded(result.primary, step_of(error_bound(result.groups)))
         if score is None:
             return {"error": f"{spec.primary_metric} is undefined on these predictions"}
         best = self._best is None or (

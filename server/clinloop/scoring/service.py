@@ -26,17 +26,7 @@ from clinloop.scoring.predictions import (
     probabilities_csv,
 )
 from clinloop.scoring.process import CHILD_LIMITS, ChildLimits, Source, Truth, new_job, run
-from clinloop.scoring.results import (
-    ClassRow,
-    Estimate,
-    PairedMetric,
-    ScoreResult,
-    as_sent,
-    error_bound,
-    primary_as_sent,
-    rounded,
-    step_of,
-)
+from clinloop.scoring.results import ClassRow, Estimate, PairedMetric, ScoreResult
 from clinloop.scoring.truth import TruthBox, TruthCase, read_truth, truth_csv
 
 __all__ = [
@@ -63,24 +53,19 @@ __all__ = [
     "TruthBox",
     "TruthCase",
     "analyse",
-    "as_sent",
     "compare",
     "decide",
     "difference",
-    "error_bound",
     "final_scores",
     "is_higher_better",
     "max_submission_bytes",
     "next_look",
     "predictions_bytes",
-    "primary_as_sent",
     "probabilities_csv",
     "read_predictions",
     "read_probabilities",
     "read_truth",
-    "rounded",
     "score_predictions",
-    "step_of",
     "truth_csv",
 ]
 
