@@ -17,8 +17,10 @@ args = parser.parse_args()
 net, about = load(args.checkpoint)
 found = predict_cases(args.images)
 case_ids, rows, features = [], [], []
-if hasattr(net, "get_classifier"):  # what it is given, (N, n_features), shows the report images that fail together
-    net.get_classifier().register_forward_pre_hook(lambda _, given: features.append(given[0].flatten(1).float().cpu()))
+# What the classifier is given, (N, n_features): there the report looks for groups of validation images that fail together.
+head = getattr(net, "get_classifier", lambda: None)()
+if hasattr(head, "register_forward_pre_hook"):
+    head.register_forward_pre_hook(lambda _, given: features.append(given[0].flatten(1).float().cpu()))
 for start in range(0, len(found), CHUNK):
     chunk = found[start : start + CHUNK]
     images = decode_all([path for _, path in chunk], about["px"])  # (N, px, px, 3) uint8

@@ -141,3 +141,17 @@ def test_what_is_followed_comes_before_slices_and_those_before_what_was_only_the
     assert "Nearly the same on these pictures: height." in found[0].sentence
     assert found[2].strength == pytest.approx(0.5) and found[2].examples == ("a",)
     assert [suspect.is_followed for suspect in found] == [True, True, True, False, False]
+
+
+def test_a_dataset_without_the_table_of_acquisition_and_a_fault_still_leave_a_report(
+    bordered: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinloop.report.suspecting.read_acquisition", lambda _: {})
+    found, note = suspects_of(bordered, tmp_path, lambda y, _: y)
+    assert found and "could not be computed" in found[0].sentence and not found[0].is_followed
+    assert note.startswith("Looked for among 0 facts")
+    monkeypatch.setattr("clinloop.report.suspecting.read_acquisition", lambda _: {"another case": {}})
+    assert suspects_of(bordered, tmp_path, lambda y, _: y) == (
+        (),
+        "Shortcuts were not looked for: a fault of the server; its log says more.",
+    )
