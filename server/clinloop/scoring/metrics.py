@@ -270,19 +270,19 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="ap50_95_small",
         task_type="detection",
-        title="Average precision (as ap50_95) of boxes of at most 32² pixels of the image file",
+        title="Average precision of boxes of at most 32² pixels, mean over IoU 0.5 to 0.95 (COCO, 101 points; pixels of the image file)",
         undefined="no box of that size in the truth",
     ),
     Metric(
         name="ap50_95_medium",
         task_type="detection",
-        title="Average precision (as ap50_95) of boxes of 32² to 96² pixels of the image file",
+        title="Average precision of boxes of 32² to 96² pixels, mean over IoU 0.5 to 0.95 (COCO, 101 points; pixels of the image file)",
         undefined="no box of that size in the truth",
     ),
     Metric(
         name="ap50_95_large",
         task_type="detection",
-        title="Average precision (as ap50_95) of boxes of at least 96² pixels of the image file",
+        title="Average precision of boxes of at least 96² pixels, mean over IoU 0.5 to 0.95 (COCO, 101 points; pixels of the image file)",
         undefined="no box of that size in the truth",
     ),
     Metric(
@@ -294,7 +294,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="ar100",
         task_type="detection",
-        title="Average recall of boxes (whatever their score, at most 100 an image), mean over IoU 0.5 to 0.95 (COCO)",
+        title="Average recall of boxes, mean over IoU 0.5 to 0.95 (COCO, whatever their score, at most 100 an image)",
         undefined="no box in the truth",
     ),
     Metric(
@@ -321,14 +321,14 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="froc",
         task_type="detection",
-        title="FROC score: mean recall of boxes (IoU at least 0.5) at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false boxes per image",
+        title="FROC score (mean recall of boxes, IoU at least 0.5, at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false boxes per image)",
         undefined="no box in the truth",
     ),
     *(
         Metric(
             name=f"froc_{rate.replace('/', '_')}",
             task_type="detection",
-            title=f"Recall of boxes (IoU at least 0.5) at no more than {rate} false boxes per image (point of the FROC curve, not an operating point)",
+            title=f"Recall of boxes at no more than {rate} false boxes per image (IoU at least 0.5; point of the FROC curve, not an operating point)",
             undefined="no box in the truth",
         )
         for rate in ("1/8", "1/4", "1/2", "1", "2", "4", "8")
@@ -349,7 +349,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="dice_all",
         task_type="segmentation",
-        title="Dice coefficient (mean over all images; 1 where both masks are empty, 0 where one is)",
+        title="Dice coefficient of all images (mean; 1 where both masks are empty, 0 where one is)",
         undefined="no image",
     ),
     Metric(
@@ -361,7 +361,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="hd95",
         task_type="segmentation",
-        title="95th percentile of the Hausdorff distance between outlines (mean over the images that have the target; an empty prediction counts as the image's diagonal)",
+        title="Hausdorff distance of outlines in pixels, 95th percentile (mean over the images that have the target; an empty prediction counts as the image's diagonal)",
         direction="lower",
         high=float("inf"),
         unit="px",
@@ -370,7 +370,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="nsd",
         task_type="segmentation",
-        title="Normalised surface distance: share of both outlines within 2 pixels of the other (mean over the images that have the target; 0 where the prediction is empty)",
+        title="Normalised surface distance at 2 pixels (share of both outlines that is no farther from the other, mean over the images that have the target; 0 where the prediction is empty)",
         undefined="no image has the target",
     ),
     Metric(

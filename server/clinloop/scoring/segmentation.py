@@ -72,7 +72,7 @@ class MaskCases:
     def distances(self) -> Floats:
         """(N, 2) hd95 and nsd of the images that have the target; 0 for the others."""
         table = np.zeros((len(self.groups), 2))
-        for at in np.flatnonzero(self.has_target):
+        for at in map(int, np.flatnonzero(self.has_target)):
             height, width, runs = self.masks[at]
             if not self.is_found[at]:
                 table[at, 0] = np.hypot(height, width)

@@ -8,12 +8,12 @@ Source: Huttenlocher et al. 1993 (Hausdorff distance); Nikolov et al. 2021 (surf
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from clinloop.scoring.weighted import Floats
+from clinloop.scoring.weighted import Floats, Ints
 
 Bools = npt.NDArray[np.bool_]
 
@@ -44,7 +44,7 @@ def directed(one: Bools, other: Bools) -> tuple[Floats, Floats]:
     """Return the distances from each outline pixel of one mask to the other outline, and the other way, both with a pixel at least."""
     union = one | other
     rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
     first, second = outline(one[box]), outline(other[box])
     return _nearest(first, second), _nearest(second, first)
 
@@ -59,11 +59,11 @@ def outline(mask: Bools) -> Bools:
 def _nearest(start: Bools, target: Bools) -> Floats:
     """Return the distance of each pixel of `start` to the nearest of `target`."""
     from scipy.ndimage import distance_transform_edt  # late: only these metrics need it
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     at = np.argwhere(start)
     if (len(at) + np.count_nonzero(target)) * _SPARSE < start.size:
-        return cKDTree(np.argwhere(target)).query(at)[0]
+        return KDTree(np.argwhere(target)).query(at)[0]
     # Where the nearest pixel lies, not how far it is: less memory, and the distance is needed on the outline alone.
-    nearest = distance_transform_edt(~target, return_distances=False, return_indices=True)
+    nearest = cast("Ints", distance_transform_edt(~target, return_distances=False, return_indices=True))
     return np.sqrt(np.square(nearest[:, at[:, 0], at[:, 1]].T - at).sum(axis=1).astype(np.float64))

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clinloop.scoring import surfaces
+from clinloop.scoring import service, surfaces
+from clinloop.scoring.metrics import Scheme
+from clinloop.scoring.predictions import Mask
 from clinloop.scoring.rle import drawn
+from clinloop.scoring.truth import TruthCase
 
 from .oracles.masks import PAIRS, make_pair
 
@@ -84,3 +87,29 @@ def test_run_lengths_are_drawn_column_by_column() -> None:
     assert drawn((1, 2, 3), 2, 3).tolist() == [[False, True, False], [True, False, False]]
     assert drawn((0, 6), 2, 3).all()
     assert not drawn((6,), 2, 3).any()
+
+
+def test_masks_of_large_images_are_compared_within_the_memory_of_a_scoring_process() -> None:
+    scheme = Scheme(("no tumour", "tumour"), task_type="segmentation", targets=("tumour",))
+    rows, columns = np.mgrid[:1024, :1024]
+    truth, masks = [], {}
+    for number in range(4):
+        mask = np.hypot(rows - 512, columns - 400 - 40 * number) < 100 + 100 * number
+        truth.append(TruthCase(f"c{number}", "", "tumour", 1024, 1024, None, runs_of(mask)))
+        masks[f"c{number}"] = Mask(1024, 1024, runs_of(np.roll(mask, 3, axis=1)))
+    result = service.score_predictions(
+        service.predictions_bytes(masks, scheme), truth, scheme=scheme, metrics=["hd95", "nsd"], primary="dice"
+    )
+    hd95, nsd = result.metrics["hd95"], result.metrics["nsd"]
+    assert hd95.value is not None
+    assert nsd.value is not None
+    assert 2 < hd95.value <= 3
+    assert 0.3 < nsd.value < 1
+    assert hd95.low is not None
+
+
+def runs_of(mask: np.ndarray) -> tuple[int, ...]:
+    flat = mask.ravel(order="F")
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    runs = np.diff(ends, prepend=0).tolist()
+    return (0, *runs) if flat[0] else tuple(runs)
