@@ -169,7 +169,8 @@ async def test_an_agent_takes_boxes_or_masks_to_a_report_that_verifies(
     stored = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))
     assert [check["agreeing"] == check["n"] > 0 for check in stored["integrity"]["canaries"]] == [True, True]
     analysis = stored["analysis"]
-    assert [one["names"] for one in analysis["confusion"]] == [["no dot", "dot"]] * 2
+    target = {"detection": "dot", "segmentation": "target"}[kind]
+    assert [one["names"] for one in analysis["confusion"]] == [[f"no {target}", target]] * 2
     assert {curve["kind"] for curve in analysis["curves"]} == (
         {"froc", "precision_recall", "roc"} if kind == "detection" else set()
     )
@@ -241,6 +242,7 @@ async def test_a_declared_confounder_is_scored_guarded_and_reported(agent: Agent
         "the primary metric watches the drain"
     )
     baseline = await agent.run(task["task_id"])
+    assert baseline["status"] == "succeeded", baseline
     scores = (await agent.call("read_validation", task_id=task["task_id"], view="scores"))["scores"]["metrics"]
     assert baseline["score"] == scores["conflict_auc_drain"]["value"] < 0.5, "the baseline follows the drain"
     assert 0 < scores["partial_r_drain"]["value"] <= 1
