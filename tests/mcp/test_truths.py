@@ -172,7 +172,8 @@ async def test_an_agent_takes_boxes_or_masks_to_a_report_that_verifies(
     stored = json.loads((report.parent / "report.json").read_text(encoding="utf-8"))
     assert [check["agreeing"] == check["n"] > 0 for check in stored["integrity"]["canaries"]] == [True, True]
     analysis = stored["analysis"]
-    assert [one["names"] for one in analysis["confusion"]] == [["no dot", "dot"]] * 2
+    target = {"detection": "dot", "segmentation": "target"}[kind]
+    assert [one["names"] for one in analysis["confusion"]] == [[f"no {target}", target]] * 2
     assert {curve["kind"] for curve in analysis["curves"]} == (
         {"froc", "precision_recall", "roc"} if kind == "detection" else set()
     )
@@ -230,7 +231,9 @@ async def test_a_declared_confounder_is_scored_guarded_and_reported(agent: Agent
             drain = int(rng.random() < (0.7 if ill else 0.15))
             pixels = rng.normal(90 + 12 * ill + 40 * drain, 30, (24, 24, 3))
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"images/film{index:03d}.png")
-            table.writerow((f"images/film{index:03d}.png", ("clear", "ill")[ill], f"p{index:03d}", drain, "AB"[index % 4 // 2]))
+            table.writerow(
+                (f"images/film{index:03d}.png", ("clear", "ill")[ill], f"p{index:03d}", drain, "AB"[index % 4 // 2])
+            )
     ingestion.add(agent.services, folder, "films", cache_px=(16,))  # type: ignore[attr-defined]
     spec = {
         "objective": "Find who is ill, whatever the drain says.",
@@ -244,6 +247,7 @@ async def test_a_declared_confounder_is_scored_guarded_and_reported(agent: Agent
         "the primary metric watches the drain"
     )
     baseline = await agent.run(task["task_id"])
+    assert baseline["status"] == "succeeded", baseline
     scores = (await agent.call("read_validation", task_id=task["task_id"], view="scores"))["scores"]["metrics"]
     assert baseline["score"] == scores["conflict_auc_drain"]["value"] < 0.5, "the baseline follows the drain"
     assert 0 < scores["partial_r_drain"]["value"] <= 1

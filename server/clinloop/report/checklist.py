@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from clinloop.report.data import ReportData
 from clinloop.report.text import listed, number, short
-from clinloop.scoring.analysis import Analysis
+from clinloop.scoring.analysis import whole
 
 
 class Item(NamedTuple):
@@ -27,7 +27,7 @@ class Item(NamedTuple):
 
 def reporting_items(data: ReportData) -> list[Item]:
     """Return the items in the order of a paper."""
-    facts, analysis = data.dataset, data.analysis or Analysis()
+    facts, analysis = data.dataset, whole(data.analysis, data.undeclared)
     split = ", ".join(f"{name} {sum(counts.values())}" for name, counts in facts.counts.items())
     test = next(iter(data.final))
     resampling = f"{test.resamples} bootstrap resamples of the {test.unit}, seed {test.seed}"

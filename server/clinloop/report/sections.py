@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from clinloop.report.data import FinalMetric, ReportData
-from clinloop.scoring.analysis import Analysis, Calibration, ConfounderAudit, Curve, DecisionCurve, Subgroup
+from clinloop.scoring.analysis import Calibration, ConfounderAudit, Curve, DecisionCurve, Subgroup, whole
 
 MAX_AUDIT_FIGURES = 4
 """Audits of attributes that nobody declared are drawn up to this many in all; the others have tables only."""
@@ -45,7 +45,7 @@ class Sections(NamedTuple):
 
 def sections_of(data: ReportData) -> Sections:
     """Sort the analysis of a report into sections; all are empty without one."""
-    analysis = data.analysis or Analysis()
+    analysis = whole(data.analysis, data.undeclared)
     order = _order(data, [curve.name for curve in analysis.curves] + [item.name for item in analysis.calibration])
     shown = order[:1] if _is_two_sided(data, order) else order
     leading, more = shown[0] if shown else "", shown[1:]

@@ -6,7 +6,7 @@ comes from truth and predictions alone, so a verifier computes the same from the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from clinloop.scoring.results import Estimate
@@ -222,3 +222,11 @@ class Undeclared:
 
     confounders: list[ConfounderAudit] = field(default_factory=list[ConfounderAudit])
     subgroups: list[Subgroup] = field(default_factory=list[Subgroup])
+
+
+def whole(analysis: Analysis | None, undeclared: Undeclared | None) -> Analysis:
+    """Return an analysis with what undeclared attributes add to it; an empty one where there is none."""
+    known, more = analysis or Analysis(), undeclared or Undeclared()
+    return replace(
+        known, confounders=[*known.confounders, *more.confounders], subgroups=[*known.subgroups, *more.subgroups]
+    )

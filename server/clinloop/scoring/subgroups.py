@@ -15,6 +15,7 @@ from clinloop.scoring.confounders import PRESENT
 from clinloop.scoring.estimates import estimate
 from clinloop.scoring.evaluate import AnyCases, evaluate_once
 from clinloop.scoring.metrics import Scheme, TaskType
+from clinloop.scoring.proportions import wilson_of
 from clinloop.scoring.results import Estimate
 from clinloop.scoring.truth import TruthCase
 
@@ -162,8 +163,8 @@ def _row(
         return row(
             metric,
             [
-                estimate(values[0], drawn[0]),
-                estimate(values[1], drawn[1]),
+                estimate(values[0], drawn[0], wilson_of(metric, scheme, models[0])),
+                estimate(values[1], drawn[1], wilson_of(metric, scheme, models[1])),
                 estimate(values[1] - values[0], drawn[1] - drawn[0]),
             ],
         )
