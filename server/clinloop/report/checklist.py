@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from clinloop.report.data import ReportData
 from clinloop.report.text import listed, number, short
-from clinloop.scoring.analysis import whole
+from clinloop.scoring.analysis import Analysis, whole
 
 
 class Item(NamedTuple):
