@@ -62,6 +62,7 @@ _WRIST_SPEC: dict[str, Any] = {
     "targets": ["fracture"],
     "risk_preference": "sensitivity_first",
     "primary_metric": "ap50",
+    "acceptance": "paper",
     "reported_metrics": ["ap50", "ap50_95", "precision", "recall", "f1", "image_auc"],
 }
 
@@ -87,6 +88,7 @@ TARGETS: dict[TaskName, Target] = {
                 "balanced_accuracy",
             ],
             "operating_point": "sensitivity>=0.8",
+            "acceptance": "paper",
             "guards": [{"metric": "auc_MEL", "margin": 0.02}],
             "assumptions": ["All eight diagnoses matter; images that are none of them are out of scope."],
             "open_questions": [
@@ -109,6 +111,7 @@ TARGETS: dict[TaskName, Target] = {
             "primary_metric": "auc_MEL",
             "reported_metrics": ["auc_MEL", "sens_at_spec80_MEL", "sensitivity_MEL", "specificity_MEL", "f1"],
             "operating_point": "sensitivity>=0.9",
+            "acceptance": "paper",
             "guards": [{"metric": "sens_at_spec80_MEL", "margin": 0.05}],
             "assumptions": ["Only lesions that are one or the other are shown to the model."],
             "open_questions": ["How many benign moles may be cut out for one melanoma that is found?"],
@@ -116,7 +119,7 @@ TARGETS: dict[TaskName, Target] = {
     ),
     "wrist": Target(
         title="Task 3: fractures of the wrist, all training images with boxes",
-        source=Source("grazpedwri", "grazpedwri", 900),
+        source=Source("grazpedwri", "grazpedwri", 2000),
         template="detection",
         trajectory="wrist",
         request=_WRIST_REQUEST,
@@ -124,7 +127,7 @@ TARGETS: dict[TaskName, Target] = {
     ),
     "wrist-5pct": Target(
         title="Task 4: fractures of the wrist, boxes on 5 % of the training images",
-        source=Source("grazpedwri-5pct", "grazpedwri", 900, ingest={"keep_boxes": 0.05}),
+        source=Source("grazpedwri-5pct", "grazpedwri", 2000, ingest={"keep_boxes": 0.05}),
         template="mixed_detection",
         trajectory="wrist-5pct",
         request=_WRIST_REQUEST,
@@ -141,6 +144,7 @@ TARGETS: dict[TaskName, Target] = {
             "positive_class": "drain",
             "emphasised_classes": [{"class_name": "drain", "why": "the answer is used as an attribute of other films"}],
             "primary_metric": "auc_drain",
+            "acceptance": "paper",
             "reported_metrics": ["auc_drain", "sensitivity_drain", "specificity_drain", "f1"],
             "operating_point": "youden",
             "assumptions": ["Any tube that drains the pleural space counts, whatever its side."],

@@ -21,7 +21,7 @@ ON_GPU = DEVICE.type == "cuda"
 ARCH = "convnext_tiny" if ON_GPU else "test_resnet"  # timm name; convnext_tiny: 28 M parameters, test_resnet: 0.4 M
 PX = 224 if ON_GPU else 64  # input side in pixels
 BATCH = 64  # images per process
-LEARNING_RATE = 2e-4 if ON_GPU else 1e-3  # peak; the GPU network usually starts pretrained
+LEARNING_RATE = 2e-4  # peak; for a network that starts pretrained
 WEIGHT_DECAY = 0.05
 WARMUP = 0.05  # of the training time
 CLIP = 1.0  # gradient norm

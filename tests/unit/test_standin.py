@@ -6,6 +6,9 @@ import csv
 import hashlib
 import os
 import re
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -200,6 +203,26 @@ def test_progress_counts_every_image_file(tmp_path: Path) -> None:
     isic2019.write(tmp_path / "isic", images=60, seed=0, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (100, 100)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_drawing_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clinloop", "standin", "isic2019", str(tmp_path / "isic"), "--images", "3000"]
+    asked = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.jpg")):
+        assert time.monotonic() < end and asked.poll() is None
+        time.sleep(0.05)
+    workers = [
+        pid
+        for task in Path(f"/proc/{asked.pid}/task").iterdir()
+        for pid in (task / "children").read_text(encoding="utf-8").split()
+    ]
+    assert workers
+    asked.kill()
+    asked.wait()
+    while any(Path("/proc", pid).exists() for pid in workers):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_folder_with_content_or_an_impossible_size_is_refused_and_nothing_written(tmp_path: Path) -> None:

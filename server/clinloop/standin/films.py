@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from clinloop.errors import BadInput
+from clinloop.standin.workers import pool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,9 +100,8 @@ def on_all_cores(
     """Return the results of all jobs in their order; `draw` (a module's function) writes the files of a batch below `root`."""
     batches = [(root, list(jobs[start : start + _BATCH])) for start in range(0, len(jobs), _BATCH)]
     results: list[Result] = []
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(batches)))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done in pool.map(draw, batches):
+    with pool(len(batches)) as workers:
+        for done in workers.map(draw, batches):
             results += done
             if progress is not None:
                 progress(len(results), len(jobs))

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clinloop.errors import BadInput
+from clinloop.standin.workers import pool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,8 +236,8 @@ def _draw_all(root: Path, exposures: list[Exposure], *, seed: int, progress: Pro
         for start in range(part, min(part + per_part, len(exposures)), 16)
     ]  # fmt: skip
     drawn: list[Drawn] = []
-    with ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), len(work)), mp_context=get_context("spawn")) as pool:
-        for batch in pool.map(_draw_batch, work):
+    with pool(len(work)) as workers:
+        for batch in workers.map(_draw_batch, work):
             drawn += batch
             if progress is not None:
                 progress(len(drawn), len(exposures))

@@ -7,15 +7,13 @@ images). The archive x class table fits its measured margins; how NV and BKL spl
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clinloop.errors import BadInput
+from clinloop.standin.workers import pool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -241,10 +239,9 @@ def _draw_all(root: Path, drawings: list[Drawing], *, seed: int, progress: Progr
     total = sum(len(drawing.views) for drawing in drawings)
     batches = [drawings[start : start + 16] for start in range(0, len(drawings), 16)]
     work = [(root, batch, seed) for batch in batches]
-    workers = min(len(os.sched_getaffinity(0)), len(batches))
     done = 0
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for count in pool.map(_draw_batch, work):
+    with pool(len(batches)) as workers:
+        for count in workers.map(_draw_batch, work):
             done += count
             if progress is not None:
                 progress(done, total)
