@@ -20,6 +20,7 @@ from clinloop.gallery import gained_and_lost
 from clinloop.paths import TaskFolder
 from clinloop.report import data as report
 from clinloop.report.conduct import facts_of
+from clinloop.report.evidence import Evidence, truth_csv
 from clinloop.report.stages import score
 from clinloop.report.suspecting import look_for_suspects
 from clinloop.report.write import write_report
@@ -73,8 +74,8 @@ def deliver(here: TaskContext, store: Store, frozen: Sequence[Frozen], outcome: 
     scope = f"task:{here.task.id}"
     refined = next(model for model in frozen if model.model == "refined")
     manifest = _write_model(here, store, refined)
-    evidence = report.Evidence(
-        report.truth_csv(outcome.truth),
+    evidence = Evidence(
+        truth_csv(outcome.truth),
         outcome.predictions["initial"],
         outcome.predictions["refined"],
         here.scheme.task_type,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clinloop.report.data import ReportData
+from clinloop.scoring.truth import confounder_value
 
 SUBGROUPS: tuple[tuple[bool, bool], ...] = ((True, True), (True, False), (False, True), (False, False))
 """(has the disease, has the confounder)."""
@@ -48,10 +49,10 @@ def confounding(data: ReportData, folder: Path) -> Confounding | None:
         groups: list[list[float]] = [[] for _ in SUBGROUPS]
         for row in _rows(files / f"{model}.csv"):
             if (case := known.get(row["case_id"])) is not None:
-                cell = (case["label"] == positive, float(case[column]) >= 0.5)
+                cell = (case["label"] == positive, _has(case[column]))
                 groups[SUBGROUPS.index(cell)].append(float(row[f"p_{positive}"]))
         probabilities[model] = groups
-    negatives = [float(row[column]) >= 0.5 for row in known.values() if row["label"] != positive]
+    negatives = [_has(row[column]) for row in known.values() if row["label"] != positive]
     return Confounding(
         positive=positive,
         confounder=confounder,
@@ -59,6 +60,10 @@ def confounding(data: ReportData, folder: Path) -> Confounding | None:
         thresholds={point.model: point.threshold for point in data.operating_points if point.class_name == positive},
         share_of_negatives=sum(negatives) / max(len(negatives), 1),
     )
+
+
+def _has(value: str) -> bool:
+    return (confounder_value("", value) or 0.0) >= 0.5
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

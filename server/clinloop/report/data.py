@@ -12,9 +12,6 @@ Files of a report folder, beside `report.json` and `report.html`:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -23,9 +20,7 @@ from clinloop.report.cases import Gallery
 from clinloop.report.limits import STANDARD_LIMITS
 from clinloop.report.scorecard import Scorecard
 from clinloop.report.suspects import Suspect
-from clinloop.scoring import truth
 from clinloop.scoring.analysis import Analysis, Undeclared
-from clinloop.scoring.truth import TruthCase
 
 SCHEMA_VERSION: Final = 1
 GENESIS: Final = "0" * 64
@@ -371,38 +366,3 @@ class ReportData(_Value):
     """Validation cases gained and lost; None where the refined model is the initial one."""
     limits: tuple[str, ...] = STANDARD_LIMITS
     """What the numbers do not mean."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The three evidence files of a report, as the bytes that are written and hashed."""
-
-    truth: bytes
-    initial: bytes
-    refined: bytes
-    task_type: str = "classification"
-
-    def files(self) -> dict[str, bytes]:
-        """Return the content by file name."""
-        return dict(zip(evidence_names(self.task_type), (self.truth, self.initial, self.refined), strict=True))
-
-    def digests(self) -> dict[str, str]:
-        """Return the SHA-256 by file name: the `evidence` entry of the ledger's `scored` event."""
-        return {name: hashlib.sha256(content).hexdigest() for name, content in self.files().items()}
-
-
-def evidence_names(task_type: str) -> tuple[str, str, str]:
-    """Return the names of the evidence files: the truth, and what the initial and the refined model predicted."""
-    suffix = "csv" if task_type == "classification" else "json"
-    return "truth.csv", f"initial.{suffix}", f"refined.{suffix}"
-
-
-def truth_csv(cases: Iterable[TruthCase]) -> bytes:
-    """Return evidence/truth.csv for cases under their final ids; a case without a group becomes a group of its own.
-
-    Groups get new names that keep the order in which the bootstrap draws them, so the evidence gives the very same intervals.
-    """
-    grouped = [case._replace(group=f"g{case.group}" if case.group else f"c{case.case_id}") for case in cases]
-    names = {group: f"g{place:06d}" for place, group in enumerate(sorted({case.group for case in grouped}))}
-    rows = sorted(grouped, key=lambda case: case.case_id)
-    return truth.truth_csv(case._replace(group=names[case.group]) for case in rows)

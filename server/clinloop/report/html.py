@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from clinloop.report import sentences, text
 from clinloop.report.cases import GalleryItem
 from clinloop.report.checklist import reporting_items
-from clinloop.report.data import Evidence, FinalMetric, ReportData, RunSummary
+from clinloop.report.data import FinalMetric, ReportData, RunSummary
+from clinloop.report.evidence import Evidence
 from clinloop.report.scorecard import STAGES
 from clinloop.report.sections import MAX_AUDIT_FIGURES, sections_of
 from clinloop.signing import fingerprint

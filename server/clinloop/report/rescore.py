@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import cast
 
 from clinloop.errors import BadInput, Refusal
-from clinloop.report.data import Estimate, Evidence, FinalMetric, ReportData
+from clinloop.report.data import Estimate, FinalMetric, ReportData
+from clinloop.report.evidence import Evidence
 from clinloop.scoring import service
 from clinloop.scoring.metrics import scheme_of
 from clinloop.spec import TaskSpec

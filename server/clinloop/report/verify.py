@@ -39,13 +39,13 @@ from clinloop.report.chain import (
     details,
     outcome,
 )
-from clinloop.report.data import GENESIS, Evidence, LedgerRow, ReportData, evidence_names
+from clinloop.report.data import GENESIS, LedgerRow, ReportData
+from clinloop.report.evidence import Evidence, read_evidence
 from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
 from clinloop.report.rescore import analysis_differences, equal, score_differences
 from clinloop.report.stages import check_scorecard
 from clinloop.scoring.analysis import Analysis
-from clinloop.sealing import unseal
 
 if TYPE_CHECKING:
     from pyrage.x25519 import Identity
@@ -171,7 +171,7 @@ def _checks(
         )
         yield Check("test scores", True, f"not computed again: the evidence is {unread.removeprefix('not checked: ')}")
     else:
-        evidence = _read_evidence(data, folder, identities if data.integrity.sealed_to else ())
+        evidence = read_evidence(folder, data.task_type, identities if data.integrity.sealed_to else ())
         yield _evidence(evidence, task)
         yield _scores(data, evidence)
         if data.analysis is not None:  # which older reports lack
@@ -326,20 +326,6 @@ def _model(data: ReportData, folder: Path, task: Sequence[LedgerRow]) -> Check:
     if data.integrity.checkpoints.get("refined") not in listed.values():
         problems.append("no file is the checkpoint that was frozen for the final evaluation")
     return outcome("model files", problems, f"{len(listed)} files, the frozen checkpoint among them")
-
-
-def _read_evidence(data: ReportData, folder: Path, identities: Sequence[Identity]) -> Evidence | str:
-    suffix = ".age" if identities else ""
-    try:
-        files = [(folder / "evidence" / (name + suffix)).read_bytes() for name in evidence_names(data.task_type)]
-        if identities:
-            files = [unseal(content, identities) for content in files]
-    except OSError as error:
-        return f"evidence/{Path(str(error.filename)).name} cannot be read"
-    except BadInput as refusal:
-        return str(refusal)
-    truth, initial, refined = files
-    return Evidence(truth, initial, refined, data.task_type)
 
 
 def _evidence(evidence: Evidence | str, task: Sequence[LedgerRow]) -> Check:

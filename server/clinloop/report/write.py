@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clinloop.files import write_atomic
-from clinloop.report.data import Evidence, LedgerRow, ReportData
+from clinloop.report.data import LedgerRow, ReportData
+from clinloop.report.evidence import Evidence
 from clinloop.report.html import draw_figures, render_html
 from clinloop.report.model_card import model_card
 from clinloop.sealing import seal

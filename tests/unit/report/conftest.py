@@ -22,7 +22,6 @@ from clinloop.report.data import (
     DatasetFacts,
     EnvironmentFacts,
     Estimate,
-    Evidence,
     FinalMetric,
     Guarantee,
     Integrity,
@@ -32,8 +31,8 @@ from clinloop.report.data import (
     ReportData,
     RunSummary,
     ValidationToTest,
-    truth_csv,
 )
+from clinloop.report.evidence import Evidence, truth_csv
 from clinloop.report.hashes import row_hash, sha256_json
 from clinloop.report.write import seal_report, write_report
 from clinloop.scoring import service

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from clinloop.report.cases import Gallery, GalleryItem
 from clinloop.report.checklist import reporting_items
-from clinloop.report.data import Evidence, ReportData
+from clinloop.report.data import ReportData
+from clinloop.report.evidence import Evidence
 from clinloop.report.html import draw_figures, render_html
 from clinloop.report.sections import sections_of
 from clinloop.report.verify import _words

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clinloop.report.data import Estimate, Evidence, FinalMetric, ReportData, RunSummary
+from clinloop.report.data import Estimate, FinalMetric, ReportData, RunSummary
+from clinloop.report.evidence import Evidence
 from clinloop.report.figures import class_auc_svg, learning_svg, metric_bars_svg, trajectory_png, trajectory_svg
 from clinloop.report.html import draw_figures, render_html, summary_lines
 from clinloop.report.model_card import model_card, plain

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from clinloop.report.data import Evidence, ReportData
+from clinloop.report.data import ReportData
+from clinloop.report.evidence import Evidence
 from clinloop.report.rescore import analysis_differences
 from clinloop.report.verify import TOLERANCE, Verification, verify
 from clinloop.scoring import service

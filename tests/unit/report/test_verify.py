@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from clinloop.errors import BadInput
-from clinloop.report.data import Evidence, LedgerRow, ReportData
+from clinloop.report.data import LedgerRow, ReportData
+from clinloop.report.evidence import Evidence
 from clinloop.report.hashes import row_hash
 from clinloop.report.verify import Verification, verify
 from clinloop.report.write import write_report

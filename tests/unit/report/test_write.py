@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clinloop.report.data import Evidence, ReportData, truth_csv
-from clinloop.report.evidence import confusion
+from clinloop.report.data import ReportData
+from clinloop.report.evidence import Evidence, confusion, truth_csv
 from clinloop.report.write import write_report
 from clinloop.scoring import service
 

@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from clinloop.errors import BadInput
-from clinloop.report.data import truth_csv
+from clinloop.report.evidence import truth_csv
 from clinloop.scoring import service
 from clinloop.scoring.analysis import Analysis, Curve
 from clinloop.scoring.checks import NO_CASE, NO_POINT, ONE_SIDED, SEVERAL
