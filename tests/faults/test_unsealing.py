@@ -174,7 +174,7 @@ def test_finalize_waits_for_the_key_and_the_key_brings_the_task_to_a_report_that
     assert closed.ok
     assert "not computed again" in next(check.detail for check in closed.checks if check.name == "test scores")
     stranger = verify(report, identities=[Identity.generate()])
-    assert {check.name for check in stranger.checks if not check.ok} == {"evidence", "test scores"}
+    assert {check.name for check in stranger.checks if not check.ok} == {"evidence", "test scores", "analysis"}
     assert clinic.readable(state) == [] and rooms(state) == []
     assert lab.store.task(other).status == "awaiting_unseal"
     integrity = json.loads((report / "report.json").read_text(encoding="utf-8"))["integrity"]

@@ -107,7 +107,7 @@ ARGUMENTS = [
         [
             "spec.guards.0.metrik (did you mean metric?)",
             "spec.bugdet (did you mean budget?)",
-            "'guarded' or 'paper'",
+            "'guarded', 'confirmed' or 'paper'",
             "spec.guards.0.metric is missing",
         ],
     ),

@@ -18,8 +18,9 @@ CASES = [
         number="X1b",
         title="learn validation labels from many random submissions",
         expected="succeeds",
-        attack=schemes.learn_labels,
-        where=SERVER,
+        tests=(
+            "tests/redteam/test_inference.py::test_the_statistical_attack_of_the_red_team_learns_most_labels_of_a_small_set",
+        ),
         note="Rounding does not end this; the cap and the size of the validation set bound it. On 30 cases one run learns most labels, on 400 it reaches an AUC of 0.66, on 6,000 of 0.54 (docs/acceptance.md). So a validation score can be gamed. The test score cannot: see D57.",
     ),
     Case(

@@ -10,7 +10,7 @@ from pathlib import Path
 from clinloop import runs
 from clinloop.resources import resource
 
-from .inference import TRAIN_INFERENCE, TRAIN_STATISTICS, count_right
+from .inference import TRAIN_INFERENCE, count_right
 from .stage import Stage, train_code
 
 HYPOTHESIS = "It is worth trying because nothing else was tried."
@@ -25,17 +25,6 @@ def infer_labels(stage: Stage) -> str:
     return (
         "capped"
         if run.status == "succeeded" and right / n <= 0.6 and used <= cap
-        else f"{right} of {n} labels by {used} submissions: {run} {stage.log(run)[-300:]}"
-    )
-
-
-def learn_labels(stage: Stage) -> str:
-    """Random submissions, weighed by their scores, tell most labels of a set this small: one in three would be a guess."""
-    run = stage.full(TRAIN_STATISTICS)
-    right, n, used = count_right(stage, run)
-    return (
-        "succeeds"
-        if run.status == "succeeded" and right / n > 0.45 and used <= 30
         else f"{right} of {n} labels by {used} submissions: {run} {stage.log(run)[-300:]}"
     )
 

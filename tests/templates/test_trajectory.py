@@ -112,4 +112,4 @@ def test_training_code_is_flat_with_its_constants_on_top() -> None:
         node.lineno for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr | ast.Assign)
     ]
     assert max(constants) < min(code)
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in TEMPLATE.glob("*.py")) < 260
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in TEMPLATE.glob("*.py")) < 300
