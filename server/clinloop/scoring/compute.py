@@ -7,8 +7,6 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from clinloop.scoring.analyse import Predicted
-from clinloop.scoring.analyse import analyse as put_together
 from clinloop.scoring.analysis import Analysis
 from clinloop.scoring.bootstrap import bootstrap, p_of_gain, p_two_sided
 from clinloop.scoring.estimates import estimate
@@ -132,6 +130,9 @@ def paired(job: Job) -> list[PairedMetric]:
 
 def analyse(job: Job) -> Analysis:
     """Analyse two files, the initial and the refined model, beyond their metrics, each at its operating points."""
+    from clinloop.scoring.analyse import Predicted  # late: no other job needs it
+    from clinloop.scoring.analyse import analyse as put_together
+
     scheme = scheme_of(job)
     resolve(job["primary"], scheme)
     truth, thresholds = known_truth(job["truth"], scheme), job["thresholds"] or [{}, {}]

@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from clinloop.scoring.analysis import MIN_CELL
 from clinloop.scoring.confound_words import TOO_FEW
@@ -156,7 +155,9 @@ class _Median:
 def _ranks(values: Floats, known: Bools) -> Floats:
     """Return midranks among the known cases, from 0 to about 1; NaN elsewhere."""
     ranks = np.full(len(values), np.nan)
-    ranks[known] = rankdata(values[known]) / max(1, int(known.sum()))
+    # By hand: scipy.stats takes 0.7 s to import, longer than most analyses.
+    _, place, counts = np.unique(values[known], return_inverse=True, return_counts=True)
+    ranks[known] = (np.cumsum(counts) - (counts - 1) / 2)[place] / max(1, int(known.sum()))
     return ranks
 
 
