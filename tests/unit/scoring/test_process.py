@@ -87,6 +87,15 @@ def test_the_server_side_imports_neither_numpy_nor_scikit_learn() -> None:
     assert ended.stdout.strip() == "[]"
 
 
+def test_a_scoring_process_imports_nothing_that_only_an_analysis_needs() -> None:
+    code = (
+        "import sys, clinloop.scoring.child, clinloop.scoring.compute;"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'pydantic', 'sklearn', 'scipy'}))"
+    )
+    ended = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
 def test_a_nested_bomb_of_a_file_ends_as_bad_predictions() -> None:
     truth, _ = drawn_boxes(skill=1)
     for data in (b"[" * 1_000_000, b"[" + b"{}," * 500_000 + b"{}]"):
