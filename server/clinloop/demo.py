@@ -111,7 +111,7 @@ def _contract(facts: dict[str, Any]) -> dict[str, Any]:
     """Translate the clinician's request, as an agent does after reading the facts."""
     if "MEL" in facts["classes"]:
         target = TARGETS["isic8"]
-        return {"request": target.request, "spec": {**target.spec, "budget": "demo", "acceptance": "guarded"}}
+        return {"request": target.request, "spec": {**target.spec, "budget": "demo"}}
     spec = {
         "objective": f"Classify images into the {len(facts['classes'])} classes of the folder.",
         "budget": "demo",

@@ -282,7 +282,7 @@ class _Play:
     async def _play(self) -> dict[str, Any]:
         target, preset = self._target, self._request.preset
         spec = {**target.spec, "budget": preset}
-        if preset == "paper" and not target.spec.get("confounders"):
+        if not target.spec.get("confounders"):
             spec["acceptance"] = "paper"  # where there is a confounder, only guards let it have a say
         plan = Plan(
             dataset=self._dataset,

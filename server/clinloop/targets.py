@@ -62,7 +62,6 @@ _WRIST_SPEC: dict[str, Any] = {
     "targets": ["fracture"],
     "risk_preference": "sensitivity_first",
     "primary_metric": "ap50",
-    "acceptance": "paper",
     "reported_metrics": ["ap50", "ap50_95", "precision", "recall", "f1", "image_auc"],
 }
 
@@ -88,7 +87,6 @@ TARGETS: dict[TaskName, Target] = {
                 "balanced_accuracy",
             ],
             "operating_point": "sensitivity>=0.8",
-            "acceptance": "paper",
             "guards": [{"metric": "auc_MEL", "margin": 0.02}],
             "assumptions": ["All eight diagnoses matter; images that are none of them are out of scope."],
             "open_questions": [
@@ -111,7 +109,6 @@ TARGETS: dict[TaskName, Target] = {
             "primary_metric": "auc_MEL",
             "reported_metrics": ["auc_MEL", "sens_at_spec80_MEL", "sensitivity_MEL", "specificity_MEL", "f1"],
             "operating_point": "sensitivity>=0.9",
-            "acceptance": "paper",
             "guards": [{"metric": "sens_at_spec80_MEL", "margin": 0.05}],
             "assumptions": ["Only lesions that are one or the other are shown to the model."],
             "open_questions": ["How many benign moles may be cut out for one melanoma that is found?"],
@@ -144,7 +141,6 @@ TARGETS: dict[TaskName, Target] = {
             "positive_class": "drain",
             "emphasised_classes": [{"class_name": "drain", "why": "the answer is used as an attribute of other films"}],
             "primary_metric": "auc_drain",
-            "acceptance": "paper",
             "reported_metrics": ["auc_drain", "sensitivity_drain", "specificity_drain", "f1"],
             "operating_point": "youden",
             "assumptions": ["Any tube that drains the pleural space counts, whatever its side."],
