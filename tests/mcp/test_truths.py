@@ -226,9 +226,9 @@ async def test_a_declared_confounder_is_scored_guarded_and_reported(agent: Agent
     with (folder / "films.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(("image", "label", "patient_id", "drain", "ward"))
-        for index in range(120):
+        for index in range(240):  # enough that validation has cases of every kind, however it is drawn
             ill = index % 2
-            drain = int(rng.random() < (0.7 if ill else 0.15))
+            drain = int(rng.random() < (0.75 if ill else 0.25))
             pixels = rng.normal(90 + 12 * ill + 40 * drain, 30, (24, 24, 3))
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"images/film{index:03d}.png")
             table.writerow(
