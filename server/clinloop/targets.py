@@ -171,7 +171,7 @@ TARGETS: dict[TaskName, Target] = {
             ],
             "operating_point": "youden",
             "guards": [
-                {"metric": "auc_pneumothorax", "margin": 0.15},
+                {"metric": "auc_pneumothorax", "margin": 0.2},
                 {"metric": "partial_r_drain", "margin": 0.02},
             ],
             "confounders": [
@@ -183,7 +183,7 @@ TARGETS: dict[TaskName, Target] = {
             "assumptions": [
                 "The films that count are those on which drain and disease disagree, so they decide: a pneumothorax without a drain must rank above "
                 "a healthy film with one.",
-                "A step may cost up to .15 of the AUC over all films, because the drain alone carries AUC; the report states what was paid.",
+                "A step may cost up to .2 of the AUC over all films, because the drain alone carries AUC; the report states what was paid.",
             ],
             "open_questions": ["How much AUC over all films may it cost to be right on films without a drain?"],
         },
