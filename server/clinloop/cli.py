@@ -20,6 +20,7 @@ from clinloop.cli_reproduce import reproduce
 from clinloop.cli_scorecard import task_score
 from clinloop.cli_seal import key_app, read_identity, unseal
 from clinloop.cli_service import GroupOption, OpenOption, service_app
+from clinloop.cli_token import token_app
 from clinloop.connect import SOCKET
 from clinloop.errors import BadInput, Refusal, unknown
 from clinloop.terminal import (
@@ -48,6 +49,7 @@ app.add_typer(images_app, name="images")
 app.add_typer(service_app, name="service")
 app.add_typer(task_app, name="task")
 app.add_typer(key_app, name="key")
+app.add_typer(token_app, name="token")
 app.command(epilog="Example: clinloop reproduce isic8 mel-nv --data ~/isic2019")(reproduce)
 data_app.command("annotate", epilog="Example: clinloop data annotate siim --model neatx-3f9a2c --column drain")(
     annotate
@@ -96,15 +98,23 @@ def serve(
     socket: Annotated[
         Path | None, typer.Option(help="Serve many clients on this local socket (what `clinloop service run` does).")
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve agents and the page over HTTP at HOST:PORT, e.g. 127.0.0.1:8765.", metavar="HOST:PORT"
+        ),
+    ] = None,
     group: GroupOption = None,
     is_open: OpenOption = False,
     state: StateOption = None,
     sandbox: SandboxOption = None,
     accept: AcceptOption = False,
 ) -> None:
-    """Serve the six tools to an MCP client, or to many on a socket."""
-    if stdio == (socket is not None):
-        raise BadInput("Say how to serve: clinloop serve --stdio, or clinloop serve --socket PATH.")
+    """Serve the six tools to an MCP client, to many on a socket, or over HTTP together with the page for people."""
+    if [stdio, socket is not None, http is not None].count(True) != 1:
+        raise BadInput(
+            "Say how to serve: clinloop serve --stdio, clinloop serve --socket PATH, or clinloop serve --http 127.0.0.1:8765."
+        )
     gc.disable()  # imports make no garbage, but the collector would walk through them again and again: a tenth of the start
     roots = tuple(root.expanduser().absolute() for root in data_root or [])
     if missing := [str(root) for root in roots if not root.is_dir()]:
@@ -114,6 +124,11 @@ def serve(
         from clinloop.listen import serve_socket
 
         serve_socket(services, socket.expanduser().absolute(), group=group, is_open=is_open)
+        return
+    if http is not None:
+        from clinloop.web.serve import serve_http
+
+        serve_http(services, http, out(errors=True))
         return
     from clinloop.app import serve_stdio
 

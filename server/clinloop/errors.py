@@ -2,6 +2,7 @@
 
 Refusal                 base: the request cannot be done; the text says why, what is valid and what to do next
 ├── BadInput            an argument, a spec, a path or a file is wrong
+├── Forbidden           the role of who asks does not allow it
 ├── Unknown             a name that does not exist (dataset, task, run, revision, …)
 ├── NotNow              valid, but not in the present state (a run is active, the task is closed, …)
 ├── BudgetExceeded      the ledger has no unit left
@@ -24,6 +25,10 @@ class Refusal(Exception):
 
 class BadInput(Refusal):
     """An argument, a spec, a path or a file is wrong."""
+
+
+class Forbidden(Refusal):
+    """The role of who asks does not allow it."""
 
 
 class Unknown(Refusal):

@@ -15,6 +15,7 @@ from clinloop.datasets import vault
 from clinloop.files import secret_file
 from clinloop.guarantee import Connection, Seal, Standing
 from clinloop.paths import StateFolder
+from clinloop.principal import LOCAL, Principal
 from clinloop.settings import Settings
 from clinloop.store.rows import TaskRow
 from clinloop.store.store import Store
@@ -35,15 +36,35 @@ class Services:
     """How the client of these services talks to the server."""
     client: Client = field(default_factory=own_client)
     """The user that the client runs as."""
+    principal: Principal = LOCAL
+    """Who asks, and what it may do."""
     _standings: dict[str, tuple[float, Standing]] = field(
         default_factory=dict[str, tuple[float, Standing]], compare=False, repr=False
     )
 
-    def for_client(self, connection: Connection, client: Client) -> Services:
+    def for_client(self, connection: Connection, client: Client, principal: Principal | None = None) -> Services:
         """Return the same server's services for a client at the other end of a connection."""
-        made = replace(self, connection=connection, client=client, _standings={})
+        made = replace(self, connection=connection, client=client, principal=principal or self.principal, _standings={})
         made.__dict__.update(store=self.store)
         return made
+
+    def for_principal(self, principal: Principal) -> Services:
+        """Return the same services for somebody else."""
+        made = replace(self, principal=principal)
+        made.__dict__.update(store=self.store)
+        return made
+
+    def task(self, task_id: str) -> TaskRow:
+        """Return a task that the principal sees.
+
+        Raises:
+            Unknown: no such task, or another agent's; the text lists those that it sees.
+        """
+        return self.store.task(task_id, self.principal)
+
+    def tasks(self) -> list[TaskRow]:
+        """Return the tasks that the principal sees, newest first."""
+        return [task for task in self.store.tasks() if self.principal.sees(task.owner)]
 
     def grounds(self, dataset: str = "") -> exposure.Grounds:
         """Return what the client must not reach; without a dataset, the originals of all of them are part of it."""

@@ -69,6 +69,22 @@ class Settings(BaseModel):
     """Most GPUs that one run may ask for; None = `gpus_per_run`."""
     report_pictures: bool = True
     """Whether a report shows small pictures of validation cases that were gained and lost."""
+    confirm_spec: Literal["no", "required"] = "no"
+    """Whether every task waits until the clinician has confirmed its contract; "no" leaves it to the spec."""
+    confirm_finalize: Literal["no", "required"] = "no"
+    """Whether every task waits for the clinician's yes before its test set is opened; "no" leaves it to the spec."""
+    tradeoffs: Literal["rule", "clinician"] = "rule"
+    """Whether the clinician settles every trade-off between the primary metric and a guard; "rule" leaves it to the spec."""
+    runs_at_once: int | None = Field(default=None, ge=1)
+    """Full runs without GPUs that may train at once, and as many smoke tests; None = as many as have `limits.cpus` cores each, at least one."""
+    page_url: str = ""
+    """Address of the page as people reach it, e.g. "https://clinloop.hospital.example"; agents hand it on. Empty = where --http listens."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names under which the server is reached besides the address that it listens on, e.g. behind a proxy."""
+    proxy_user: str = ""
+    """User of the reverse proxy in front of --http; only its connections may say by X-Forwarded-For where a client comes from."""
+    remote_agents: bool = False
+    """The custodian declares that agents which connect from other machines have no account on this one; without it they get no L3."""
     limits: Limits = Limits()
     """What one sandbox may use."""
 

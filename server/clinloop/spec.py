@@ -44,6 +44,15 @@ class Confounder(_Part):
     """Why it could mislead."""
 
 
+class Answer(_Part):
+    """What the clinician answered to an open question."""
+
+    question: str
+    """The question, as the agent wrote it."""
+    answer: str
+    """The clinician's words."""
+
+
 class TaskSpec(_Part):
     """What the clinician's request means, in terms that a server can check and freeze."""
 
@@ -79,6 +88,14 @@ class TaskSpec(_Part):
     """What was assumed because the request does not say it. Default: nothing."""
     open_questions: tuple[str, ...] = ()
     """What the clinician should still answer. Default: nothing."""
+    confirm_spec: Literal["no", "required"] = "no"
+    """Whether the clinician must read and confirm this contract before anything can run. Default: no, unless the custodian requires it."""
+    confirm_finalize: Literal["no", "required"] = "no"
+    """Whether the clinician must say yes before the test set is opened. Default: no, unless the custodian requires it."""
+    tradeoffs: Literal["rule", "clinician"] = "rule"
+    """Who settles a trade-off, where a run gains on the primary metric and breaks a guard: the acceptance rule, or the clinician, for whom finalize then waits. Default: rule, unless the custodian sets it."""
+    answers: tuple[Answer, ...] = ()
+    """The clinician's answers to open_questions; the server fills them in at the confirmation. Leave it empty."""
 
     def sha256(self) -> str:
         """Return the SHA-256 of the spec in canonical JSON."""
@@ -123,6 +140,8 @@ class SpecFacts(NamedTuple):
     """Kinds of output for which the training cases have a truth."""
     targets: Sequence[str] = ()
     """What boxes or masks show."""
+    is_confirmed: bool = False
+    """The clinician is about to confirm the spec, and may have answered its questions."""
 
 
 def canonical(value: object) -> str:
@@ -143,6 +162,8 @@ def freeze(spec: TaskSpec, facts: SpecFacts) -> TaskSpec:
         )
     classes = list(spec.target_classes or facts.classes)
     problems = [*_class_problems(spec, facts, classes), *_target_problems(spec, facts)]
+    if spec.answers and not facts.is_confirmed:
+        problems.append("answers: only the clinician gives them, at the confirmation; leave it empty")
     for confounder in spec.confounders:
         if confounder.attribute not in facts.attributes:
             valid = ", ".join(facts.attributes) or "none, so leave confounders empty"

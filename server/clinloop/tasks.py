@@ -37,11 +37,25 @@ def create(
     if len(request.strip()) < 10:
         raise BadInput("request: give the clinician's words verbatim, at least 10 characters; they head the report.")
     dataset = Dataset.load(services.settings.state, dataset_name)
-    frozen = freeze(spec, spec_facts(dataset))
+    settings = services.settings
+    required = {
+        name: getattr(settings, name)
+        for name in ("confirm_spec", "confirm_finalize", "tradeoffs")
+        if getattr(settings, name) in ("required", "clinician")
+    }
+    frozen = freeze(spec.model_copy(update=required), spec_facts(dataset))
     chosen = templates.find(template, frozen.task_type)
-    init_key = hashlib.sha256(
-        canonical([dataset_name, request, frozen.model_dump(mode="json"), chosen.name, tier, seed]).encode()
-    ).hexdigest()
+    owner = services.principal.name
+    identity = [
+        dataset_name,
+        request,
+        frozen.model_dump(mode="json"),
+        chosen.name,
+        tier,
+        seed,
+        *([owner] if owner else []),
+    ]
+    init_key = hashlib.sha256(canonical(identity).encode()).hexdigest()
     slug = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-")[:24] or "task"
     task, _ = services.store.create_task(
         task_id=f"{slug}-{secrets.token_hex(3)}",
@@ -53,19 +67,30 @@ def create(
         seed=seed,
         settings=services.launch_settings,
         init_key=init_key,
+        owner=owner,
+        confirms=frozen.confirm_spec == "required",
     )
-    if task.status in ("preparing", "open"):
+    if task.status in ("awaiting_confirmation", "preparing", "open"):
         services.record_standing(task)
+    return prepare(services, task.id)
+
+
+def prepare(services: Services, task_id: str) -> TaskRow:
+    """Make data and workspace of a task that is neither waiting for a confirmation nor ready, and open it."""
+    task = services.store.task(task_id)
     if task.status == "preparing":
-        _prepare(services, task, dataset, chosen, tier)
-    return services.store.task(task.id)
+        contract = next(row for row in services.store.ledger(f"task:{task_id}") if row.event == "contract")
+        tier: templates.Tier = "lite" if contract.detail["tier"] == "lite" else "standard"
+        dataset = Dataset.load(services.settings.state, task.dataset)
+        _prepare(services, task, dataset, templates.find(task.template, task.spec.task_type), tier)
+    return services.store.task(task_id)
 
 
 def _resolve_metric(name: str, spec: TaskSpec) -> object:
     return metrics.resolve(name, metrics.scheme_of(spec))
 
 
-def spec_facts(dataset: Dataset) -> SpecFacts:
+def spec_facts(dataset: Dataset, *, is_confirmed: bool = False) -> SpecFacts:
     """Return what a spec on a dataset is checked against."""
     task_types = ["classification"] if len(dataset.classes) > 1 else []
     if dataset.task_type != "classification":
@@ -77,6 +102,7 @@ def spec_facts(dataset: Dataset) -> SpecFacts:
         _resolve_metric,
         task_types,
         dataset.targets,
+        is_confirmed,
     )
 
 

@@ -31,8 +31,14 @@ _WAIT_CAPS = {"claude-code": 600.0, "codex-mcp-client": 240.0, "gemini-cli-mcp-c
 _WAIT_CAP_UNKNOWN = 45.0
 
 
+SCOPE_KEY = "clinloop.services"
+"""Where a request over HTTP carries the services of its principal (ASGI scope)."""
+
+
 def _services(ctx: Context[Services]) -> Services:
-    return ctx.request_context.lifespan_context
+    """Return the services of who asks: of the principal of an HTTP request, else of the one client of this server."""
+    scope: dict[str, Any] = getattr(ctx.request_context.request, "scope", {})
+    return scope.get(SCOPE_KEY) or ctx.request_context.lifespan_context
 
 
 State = Annotated[Services, Resolve(_services)]
@@ -64,7 +70,10 @@ def tool(
     idempotent: bool,
     destructive: bool = False,
 ) -> Tool:
-    """Make the tool of a function: all annotations set, unknown arguments refused, refusals shown to the agent."""
+    """Make the tool of a function: all annotations set, unknown arguments refused, refusals shown to the agent.
+
+    What is not read-only is for agents; a task that the principal does not see does not exist for it.
+    """
     made = _Tool.from_function(
         function,
         title=title,
@@ -91,7 +100,10 @@ class _Tool(Tool):
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         given = {name: value for name, value in arguments.items() if value is not None}  # null means "not given"
         try:
+            self._admit(_services(context), given)
             return await super().run(given, context, convert_result)
+        except Refusal as refusal:  # before the function was called
+            raise ToolError(f"Error executing tool {self.name}: {clean(str(refusal), cap=_ERROR_CAP)}") from refusal
         except ToolError as error:
             cause, is_crash = error.__cause__, isinstance(error, UnexpectedToolError)
             if isinstance(cause, Refusal):
@@ -108,6 +120,12 @@ class _Tool(Tool):
             else:
                 raise
             raise ToolError(f"Error executing tool {self.name}: {clean(text, cap=_ERROR_CAP)}") from cause
+
+    def _admit(self, services: Services, given: dict[str, Any]) -> None:
+        if not (self.annotations and self.annotations.read_only_hint):
+            services.principal.require("agent", what=f"call {self.name}")
+        if isinstance(task_id := given.get("task_id"), str):
+            services.task(task_id)
 
 
 def explain(error: ValidationError, schema: dict[str, Any]) -> str:

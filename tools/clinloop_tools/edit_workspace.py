@@ -92,7 +92,6 @@ def edit_workspace(
     occurs exactly once and otherwise says where the matches or the nearest lines are; each reply shows the diff. The folder may also be
     edited with your own tools: that becomes a revision at the next call. Costs nothing; after an edit, smoke-test it.
     """
-    state.store.task(task_id)
     given: dict[str, str | None] = {"path": path, "text": text, "old": old, "new": new, "revision": revision}
     may_be_empty = {"text", "new"}
     if missing := [

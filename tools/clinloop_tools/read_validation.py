@@ -123,7 +123,6 @@ async def read_validation(
     Next: edit_workspace with the next hypothesis, or finalize when no run is worth another try.
     """
     await anyio.to_thread.run_sync(runs.recover, state, task_id)
-    state.store.task(task_id)
     if view == "figure":
         return picture(await anyio.to_thread.run_sync(_draw, state, task_id, None), state.store.head(f"task:{task_id}"))
     chosen = _choose(state, task_id, run, view)

@@ -79,7 +79,6 @@ def run_training(
     predictions and accepts or rejects the run against the incumbent. One run per task at a time. It goes on when you disconnect.
     Next: read_validation(task_id) waits for it.
     """
-    state.store.task(task_id)
     if mode == "stop":
         if not run:
             raise BadInput("Mode 'stop' needs `run`, the name of the run to end, e.g. run='run3'.")

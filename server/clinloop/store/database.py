@@ -15,7 +15,7 @@ from clinloop.failpoints import UNCOMMITTED, reach
 from clinloop.signing import Signer
 
 _DISK_ERRORS = ("database or disk is full", "disk I/O error", "unable to open database file")
-_MIGRATIONS = (("m001_schema", "schema.sql"),)
+_MIGRATIONS = (("m001_schema", "schema.sql"), ("m002_people", "people.sql"))
 
 
 def utc_now() -> str:
@@ -39,7 +39,18 @@ class Database:
         self.signer = Signer(state)
         if not self._file.exists():
             _create(self._file)
-        with self.transaction() as connection:
+        self._migrate()
+
+    def _migrate(self) -> None:
+        """Apply the migrations that are missing, all in one transaction; the usual case, that none is, takes no lock."""
+        with self.connect() as connection:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migration'").fetchone():
+                applied = {row["name"] for row in connection.execute("SELECT name FROM migration")}
+                if applied >= {name for name, _ in _MIGRATIONS}:
+                    return
+            # A table that others refer to can only be made anew while references are not checked, which no transaction can change.
+            connection.execute("PRAGMA foreign_keys = OFF")
+            connection.execute("BEGIN IMMEDIATE")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL) STRICT"
             )
@@ -49,6 +60,8 @@ class Database:
                     for statement in _statements((Path(__file__).parent / script).read_text(encoding="utf-8")):
                         connection.execute(statement)
                     connection.execute("INSERT INTO migration VALUES (?, ?)", (name, utc_now()))
+            assert not connection.execute("PRAGMA foreign_key_check").fetchall()
+            connection.execute("COMMIT")
 
     @contextmanager
     def connect(self) -> Generator[Connection]:

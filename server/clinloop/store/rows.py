@@ -10,6 +10,7 @@ from typing import Any, Literal
 from clinloop.spec import TaskSpec
 
 Mode = Literal["full", "smoke"]
+QuestionKind = Literal["spec", "finalize", "tradeoff"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,35 @@ class TaskRow:
     result: dict[str, Any] | None
     created_at: str
     ended_at: str | None
+    owner: str
+    chosen_run: str | None
+    chosen_at: str | None
+
+
+@dataclass(frozen=True)
+class QuestionRow:
+    """What a task waits, or waited, for a person to say."""
+
+    task_id: str
+    number: int
+    kind: QuestionKind
+    asked: dict[str, Any]
+    asked_at: str
+    answer: dict[str, Any] | None
+    answered_by: str | None
+    answered_at: str | None
+
+
+@dataclass(frozen=True)
+class NoteRow:
+    """What a person told the agent of a task."""
+
+    task_id: str
+    number: int
+    author: str
+    text: str
+    written_at: str
+    delivered_at: str | None
 
 
 @dataclass(frozen=True)
@@ -89,6 +119,14 @@ def task_row(row: sqlite3.Row) -> TaskRow:
         "result": json.loads(values["result"]) if values["result"] else None,
     }
     return TaskRow(**fields)
+
+
+def question_row(row: sqlite3.Row) -> QuestionRow:
+    """Return the question of a database row."""
+    values: dict[str, Any] = dict(row)
+    answer = json.loads(values["answer"]) if values["answer"] else None
+    fields: dict[str, Any] = {**values, "asked": json.loads(values["asked"]), "answer": answer}
+    return QuestionRow(**fields)
 
 
 def run_row(row: sqlite3.Row) -> RunRow:

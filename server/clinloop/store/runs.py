@@ -51,8 +51,13 @@ class Runs:
         return next((run for run in self.runs(task_id) if run.decision == "accepted"), None)
 
     def incumbent(self, task_id: str) -> RunRow | None:
-        """Return the run that was accepted last."""
-        return next((run for run in reversed(self.runs(task_id)) if run.decision == "accepted"), None)
+        """Return the run that was accepted last, or that the clinician chose since then."""
+        with self._database.connect() as connection:
+            row = connection.execute("SELECT chosen_run, chosen_at FROM task WHERE id = ?", (task_id,)).fetchone()
+        chosen, since = (row["chosen_run"], row["chosen_at"] or "") if row else (None, "")
+        found = self.runs(task_id)
+        accepted = next((run for run in reversed(found) if run.decision == "accepted" and run.created_at > since), None)
+        return accepted or next((run for run in found if run.name == chosen), None)
 
     def reserve_run(
         self,

@@ -7,9 +7,11 @@ import sqlite3
 from typing import Any, Literal
 
 from clinloop.errors import NotNow, unknown
+from clinloop.principal import LOCAL, Principal
 from clinloop.spec import PRESETS, TaskSpec, canonical
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
+from clinloop.store.questions import open_question
 from clinloop.store.rows import TaskRow, task_row
 
 REFUNDS_PER_TASK = 3
@@ -33,8 +35,13 @@ class Tasks:
         seed: int,
         settings: dict[str, Any],
         init_key: str,
+        owner: str = "",
+        confirms: bool = False,
     ) -> tuple[TaskRow, bool]:
-        """Freeze a contract, grant its budget and open its chain on the dataset's; an equal init_key returns the task there is."""
+        """Freeze a contract, grant its budget and open its chain on the dataset's; an equal init_key returns the task there is.
+
+        confirms: the task waits until the clinician has confirmed the contract.
+        """
         preset = PRESETS[spec.budget]
         scope, at = f"task:{task_id}", utc_now()
         with self._database.transaction("task:created") as connection:
@@ -42,8 +49,8 @@ class Tasks:
             if found:
                 return task_row(found), False
             connection.execute(
-                "INSERT INTO task (id, dataset, request, spec, template, seed, settings, init_key, status, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'preparing', ?)",
+                "INSERT INTO task (id, dataset, request, spec, template, seed, settings, init_key, status, created_at, owner)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     task_id,
                     dataset,
@@ -53,7 +60,9 @@ class Tasks:
                     seed,
                     canonical(settings),
                     init_key,
+                    "awaiting_confirmation" if confirms else "preparing",
                     at,
+                    owner,
                 ),
             )
             dataset_head = ledger.head(connection, f"dataset:{dataset}")
@@ -75,6 +84,8 @@ class Tasks:
             }
             for resource, amount in grants.items():
                 ledger.append(connection, scope, "granted", at=at, resource=resource, amount=amount)
+            if confirms:
+                open_question(connection, task_id, "spec", {"questions": list(spec.open_questions)}, at=at)
             return task_row(connection.execute("SELECT * FROM task WHERE id = ?", (task_id,)).fetchone()), True
 
     def open_task(self, task_id: str) -> None:
@@ -82,16 +93,17 @@ class Tasks:
         with self._database.transaction("task:opened") as connection:
             connection.execute("UPDATE task SET status = 'open' WHERE id = ? AND status = 'preparing'", (task_id,))
 
-    def task(self, task_id: str) -> TaskRow:
+    def task(self, task_id: str, principal: Principal = LOCAL) -> TaskRow:
         """Return a task.
 
         Raises:
-            Unknown: no such task; the text lists those that exist.
+            Unknown: no such task, or the principal does not see it; the text lists those that it sees.
         """
         with self._database.connect() as connection:
             row = connection.execute("SELECT * FROM task WHERE id = ?", (task_id,)).fetchone()
-        if row is None:
-            raise unknown("task_id", task_id, [task.id for task in self.tasks()], "Call init_task to create one.")
+        if row is None or not principal.sees(row["owner"]):
+            known = [task.id for task in self.tasks() if principal.sees(task.owner)]
+            raise unknown("task_id", task_id, known, "Call init_task to create one.")
         return task_row(row)
 
     def tasks(self) -> list[TaskRow]:

@@ -1,0 +1,1 @@
+"""The server over HTTP: the six tools at /mcp, and the page for clinicians and custodians."""
