@@ -87,6 +87,7 @@ def unit_text(plan: Plan) -> str:
             "KillMode=process",
             "Restart=on-failure",
             "Delegate=yes",
+            "DelegateSubgroup=clinloop-server",
             "NoNewPrivileges=yes",
             "CapabilityBoundingSet=",
             "ProtectSystem=strict",

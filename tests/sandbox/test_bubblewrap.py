@@ -222,16 +222,21 @@ def test_filter_decides_as_its_tables_say_on_every_architecture(machine: str) ->
         assert _run_filter(program, machine, 0x40000000 | 101) == enosys
 
 
-def _write_v2_tree(folder: Path, *, controllers: str, enabled: str) -> Path:
+def _write_v2_tree(
+    folder: Path, *, controllers: str, enabled: str, kinds: tuple[str, str] = ("domain", ""), members: str = ""
+) -> Path:
+    """Write what the kernel shows of our own group and of the top; kinds and members: cgroup.type of both, processes of our own."""
     proc, own = folder / "proc", folder / "cgroup" / "session"
     own.mkdir(parents=True)
     proc.mkdir()
     (proc / "cgroup").write_text("0::/session\n")
     (proc / "mountinfo").write_text(f"30 23 0:26 / {folder / 'cgroup'} rw,nosuid shared:4 - cgroup2 cgroup2 rw\n")
-    for place in (own, own.parent):
+    for place, kind in zip((own, own.parent), kinds, strict=True):
         (place / "cgroup.controllers").write_text(controllers)
         (place / "cgroup.subtree_control").write_text(enabled)
-        (place / "cgroup.procs").write_text("")
+        (place / "cgroup.procs").write_text(members if place == own else "")
+        if kind:
+            (place / "cgroup.type").write_text(f"{kind}\n")
     return proc
 
 
@@ -254,6 +259,23 @@ def test_cgroup_v2_caps_are_set_where_controllers_are_delegated(tmp_path: Path) 
 def test_cgroup_controller_that_is_not_delegated_is_left_to_the_fallback(tmp_path: Path) -> None:
     proc = _write_v2_tree(tmp_path, controllers="memory pids", enabled="memory pids")
     assert sorted(cgroups.find_places(proc)) == ["memory", "pids"]
+
+
+@pytest.mark.parametrize(("kind", "members"), [("domain", "4242\n"), ("domain threaded", ""), ("threaded", "")])
+def test_cgroup_v2_groups_are_not_made_below_one_that_holds_processes_or_is_threaded(
+    tmp_path: Path, kind: str, members: str
+) -> None:
+    proc = _write_v2_tree(tmp_path, controllers="cpu memory pids", enabled="", kinds=(kind, ""), members=members)
+    assert {place.parent for place in cgroups.find_places(proc).values()} == {tmp_path / "cgroup"}
+    assert (tmp_path / "cgroup" / "session" / "cgroup.subtree_control").read_text() == ""
+
+
+def test_cgroup_v2_processes_of_a_delegated_group_move_below_it_to_make_room_for_jobs(tmp_path: Path) -> None:
+    proc = _write_v2_tree(
+        tmp_path, controllers="cpu memory pids", enabled="", kinds=("domain", "domain threaded"), members="4242\n"
+    )
+    assert cgroups.find_places(proc) == {}  # files do not lose a process that moves, as the kernel's do
+    assert (tmp_path / "cgroup" / "session" / cgroups.SERVER / "cgroup.procs").read_text() == "4242"
 
 
 def test_oom_kills_are_counted_from_either_cgroup_version(tmp_path: Path) -> None:

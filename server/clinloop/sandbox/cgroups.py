@@ -14,6 +14,8 @@ from clinloop.settings import Limits
 
 Controller = Literal["memory", "pids", "cpu"]
 CONTROLLERS: tuple[Controller, ...] = ("memory", "pids", "cpu")
+SERVER = "clinloop-server"
+"""Group into which servers and supervisors move where their own group is to hold the groups of jobs."""
 _PERIOD_US = 100_000
 
 
@@ -27,7 +29,9 @@ class Place(NamedTuple):
 def find_places(proc: Path = Path("/proc/self")) -> dict[Controller, Place]:
     """Return per controller the folder below which this process may make groups; a controller that it may not use is absent.
 
-    On v2 that is our own group, else its parent, else (for root) the top; no file is written except cgroup.subtree_control.
+    On v2 that is our own group, else its parent, else (for root) the top: the first that holds no processes of its own, because what is
+    made below one that does cannot take any. Where there is none and our own group is ours to write (a systemd unit with Delegate=yes, a
+    container), its processes move into a group below it.
     """
     mounts = _mounts(proc)
     ours = dict[str, str]()
@@ -39,11 +43,12 @@ def find_places(proc: Path = Path("/proc/self")) -> dict[Controller, Place]:
     if "" in ours and "" in mounts:
         top, root = mounts[""]
         own = top / _relative(ours[""], root)
-        for controller in CONTROLLERS:
-            for parent in dict.fromkeys((own, own.parent if own != top else top, top)):
-                if _can_make_v2(parent, controller):
-                    places[controller] = Place(parent, 2)
-                    break
+        candidates = list(dict.fromkeys((own, own.parent if own != top else top, top)))
+        parent = next((group for group in candidates if _takes_groups(group)), None)
+        if parent is None and _vacate(own):
+            parent = own
+        if parent is not None:
+            places |= {name: Place(parent, 2) for name in CONTROLLERS if _can_make_v2(parent, name)}
     for controller in CONTROLLERS:
         if controller not in places and controller in ours and controller in mounts:
             top, root = mounts[controller]
@@ -72,9 +77,37 @@ def _relative(path: str, root: str) -> str:
     return (path.removeprefix(root) if root != "/" else path).lstrip("/")
 
 
-def _can_make_v2(parent: Path, controller: Controller) -> bool:
+def _takes_groups(parent: Path) -> bool:
+    """Tell whether processes may be put into groups made here, without writing anything.
+
+    Source: the kernel's cgroup-v2.rst, "No Internal Process Constraint" and "Threads": enabling cpu or pids in a group that holds processes
+    makes it a threaded domain, and joining a group below it fails with EOPNOTSUPP. The top has no cgroup.type and may hold processes.
+    """
     if not (os.access(parent, os.W_OK) and os.access(parent / "cgroup.procs", os.W_OK)):
         return False
+    try:
+        kind = (parent / "cgroup.type").read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return kind == "domain" and not _members([parent])
+
+
+def _vacate(own: Path) -> bool:
+    """Move the processes of our own group into one below it, so that others can be made beside that; False where that is not allowed."""
+    if not (os.access(own, os.W_OK) and os.access(own / "cgroup.procs", os.W_OK)):
+        return False
+    below = own / SERVER
+    with contextlib.suppress(OSError):
+        below.mkdir(exist_ok=True)
+        for pid in _members([own]):
+            with contextlib.suppress(ProcessLookupError):
+                (below / "cgroup.procs").write_text(str(pid), encoding="ascii")
+    return _takes_groups(own)
+
+
+def _can_make_v2(parent: Path, controller: Controller) -> bool:
     control = parent / "cgroup.subtree_control"
     try:
         if controller not in (parent / "cgroup.controllers").read_text(encoding="ascii").split():
