@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from clinloop.errors import BadInput, NotNow
@@ -240,7 +241,7 @@ def _change(text: str) -> tuple[str, Any]:
 def _edit(task: TaskRow) -> dict[str, Any]:
     """Let the person change the contract as JSON in an editor; return the fields that differ."""
     before = {name: value for name, value in task.spec.model_dump(mode="json").items() if name not in _LISTS[1:]}
-    edited = typer.edit(json.dumps(before, indent=1, ensure_ascii=False), extension=".json")
+    edited = click.edit(json.dumps(before, indent=1, ensure_ascii=False), extension=".json")
     if edited is None:
         return {}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -222,6 +223,32 @@ def test_the_test_set_stays_closed_until_the_clinician_says_yes(
     approved, started = weber.store.ledger(f"task:{ready.id}")[-2:]
     assert (approved.event, approved.run, approved.detail["by"]) == ("finalize_approved", "run0", BY)
     assert (started.event, started.run) == ("evaluation_started", "run0")
+
+
+def test_of_eight_answers_and_eight_calls_of_finalize_at_once_one_answer_counts(
+    weber: Services, ready: TaskRow, launched: list[str]
+) -> None:
+    evaluation.start(weber, ready.id, "run0")
+
+    def act(number: int) -> str:
+        own = Services(weber.settings, True, principal=WEBER if number % 2 else LOCAL_AGENT)
+        try:
+            if number % 2:
+                clinician.answer_finalize(own, ready.id, approved=number % 4 == 1, why="I say so.")
+            else:
+                evaluation.start(own, ready.id, "run0")
+        except NotNow:
+            return "late"
+        return "done"
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(act, range(16)))
+
+    found = events(weber, ready.id)
+    answers = [name for name in found if name in ("finalize_approved", "finalize_declined")]
+    assert len(answers) == found.count("asked") - (weber.task(ready.id).status == "awaiting_confirmation")
+    assert found.count("evaluation_started") == answers.count("finalize_approved") <= 1
+    assert (weber.task(ready.id).status == "evaluating") == bool(answers.count("finalize_approved"))
 
 
 def test_a_no_gives_the_task_back_with_the_reason(weber: Services, ready: TaskRow, launched: list[str]) -> None:
