@@ -108,7 +108,7 @@ def _gpus(services: Services) -> list[tuple[str, str]]:
     found = gpus.find(services.settings)
     if not found.gpus:
         return [("gpus", f"none: {found.problem}")]
-    leased = services.store.leased_gpus()
+    leased = services.store.leased_units()
     default, most = gpus.per_run(services.settings, found), gpus.most_per_run(services.settings, found)
     rows = [("gpus", f"{len(found.gpus)}; a run gets {default} and may ask for {most}. {found.problem}".rstrip())]
     for gpu in found.gpus:

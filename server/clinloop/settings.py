@@ -88,6 +88,11 @@ class Settings(BaseModel):
     limits: Limits = Limits()
     """What one sandbox may use."""
 
+    @property
+    def slots(self) -> int:
+        """Full runs without GPUs that may train at once, and as many smoke tests."""
+        return self.runs_at_once or max(1, int((os.cpu_count() or 1) // self.limits.cpus))
+
 
 def load_settings(state: Path | None = None, **given: object) -> Settings:
     """Return the settings from arguments, else the environment, else STATE/settings.json, else defaults; None means not given.

@@ -62,7 +62,7 @@ class ValidationReply(Reply):
     runs: list[RunView] = Field(default_factory=list[RunView])
     """view "runs": the runs up to `run`, newest last."""
     waits_for: str = ""
-    """What a queued run waits for: GPUs, with its place in the line; its time does not run yet, and stopping it costs nothing."""
+    """What a queued run waits for, GPUs or a CPU slot, with its place in the line; its time does not run yet, and stopping it costs nothing."""
     seconds_left: float | None = None
     """Of training, while it runs."""
     best_so_far: float | None = None
@@ -175,12 +175,12 @@ async def _wait(services: Services, run: RunRow, since: str, seconds: float, ctx
 def _cursor(services: Services, run: RunRow) -> str:
     """Return what has been seen of a run, and when: some clients stop an agent that repeats a call with equal arguments."""
     points = len(services.state.task(run.task_id).run(run.name).read_validations())
-    return f"{run.name}:{run.status}:{points}{_wait_for_gpus(services, run)[:60]}@{time.time_ns() // 1_000_000:x}"
+    return f"{run.name}:{run.status}:{points}{_wait_in_line(services, run)[:60]}@{time.time_ns() // 1_000_000:x}"
 
 
-def _wait_for_gpus(services: Services, run: RunRow) -> str:
-    place = services.store.gpu_place(run.task_id, run.name) if run.status == "queued" else None
-    return place.text if place and not place.uuids else ""
+def _wait_in_line(services: Services, run: RunRow) -> str:
+    place = services.store.place(run.task_id, run.name) if run.status == "queued" else None
+    return place.text if place and not place.units else ""
 
 
 def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View, log: str) -> ValidationReply:
@@ -202,7 +202,7 @@ def _reply(services: Services, facts: TaskFacts, run: RunRow | None, view: View,
         points = services.state.task(run.task_id).run(run.name).read_validations()
         scored = [point["score"] for point in points if "score" in point]
         values["cursor"] = _cursor(services, run)
-        values["waits_for"] = _wait_for_gpus(services, run)
+        values["waits_for"] = _wait_in_line(services, run)
         values["best_so_far"] = (max if is_higher_better(task.spec.primary_metric) else min)(scored) if scored else None
         if run.status == "training" and run.deadline_unix:
             values["seconds_left"] = round(max(0.0, run.deadline_unix - time.time()), 1)
