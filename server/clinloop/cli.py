@@ -16,6 +16,7 @@ from clinloop.cli_annotate import annotate
 from clinloop.cli_data import LAYOUT_HELP, data_app
 from clinloop.cli_export import export
 from clinloop.cli_images import images_app
+from clinloop.cli_queue import task_queue
 from clinloop.cli_reproduce import reproduce
 from clinloop.cli_scorecard import task_score
 from clinloop.cli_seal import key_app, read_identity, unseal
@@ -43,7 +44,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Example: clinloop demo",
 )
-task_app = typer.Typer(no_args_is_help=True, help="Tasks: list, show, score.", epilog="Example: clinloop task list")
+task_app = typer.Typer(
+    no_args_is_help=True, help="Tasks: list, show, queue, score.", epilog="Example: clinloop task list"
+)
 app.add_typer(data_app, name="data")
 app.add_typer(images_app, name="images")
 app.add_typer(service_app, name="service")
@@ -54,6 +57,7 @@ app.command(epilog="Example: clinloop reproduce isic8 mel-nv --data ~/isic2019")
 data_app.command("annotate", epilog="Example: clinloop data annotate siim --model neatx-3f9a2c --column drain")(
     annotate
 )
+task_app.command("queue", epilog="Example: clinloop task queue")(task_queue)
 task_app.command("score", epilog="Example: clinloop task score isic-3f9a2c")(task_score)
 app.command(epilog="Example: clinloop export isic-3f9a2c --format onnx --out ./onnx")(export)
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)

@@ -72,6 +72,7 @@ def examine(services: Services, tried: Tried, out: Console) -> bool:
     except SandboxUnavailable as refusal:
         works = False
         table.add_row("sandbox", f"[red]none:[/red] {refusal}")
+    table.add_row("cpu slots", _slots(services))
     for what, finding in _gpus(services):
         table.add_row(what, escape(finding))
     table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
@@ -101,6 +102,15 @@ def _guarantee(services: Services, tried: Tried, out: Console) -> None:
             out.print(f"Dataset {name}: {escape(sealed.text)}", highlight=False)
         for line in seal_warnings(Dataset.load(services.settings.state, name).folder):
             out.print(f"  {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def _slots(services: Services) -> str:
+    """Say how many runs without GPUs train at once, and how many do and wait now."""
+    number = services.settings.slots
+    why = "" if services.settings.runs_at_once else f" (cores / limits.cpus = {services.settings.limits.cpus:g})"
+    found = [row for row in services.store.line() if row.lane != "gpu"]
+    taken = sum(bool(row.units) for row in found)
+    return f"{number} for runs and {number} for smoke tests{why}; {taken} taken, {len(found) - taken} waiting"
 
 
 def _gpus(services: Services) -> list[tuple[str, str]]:

@@ -19,6 +19,8 @@ from clinloop.store.store import Store
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.5
+_POLL_MOST_S = 2.0
+"""Whoever is far behind in the line looks less often."""
 _RECOVER_S = 10.0
 """Whoever waits looks this often for runs whose supervisors died, because one of them may be what it waits for."""
 _CLEAR_S = 10.0
@@ -77,7 +79,9 @@ def _hold(
         if not place.units and should_stop():
             return None
         usable, note = ((), "") if place.units else _find_usable(store, here.settings, place)
-        if taken := place.units or store.lease_units(here.task.id, holder, usable):
+        # Who has as many before it as there are units need not ask under the store's only lock for writing.
+        may_ask = place.ahead < len(usable)
+        if taken := place.units or (store.lease_units(here.task.id, holder, usable) if may_ask else ()):
             _log.info("%s of %s has %s", holder, here.task.id, ", ".join(taken))
             return replace(here, gpus=taken) if place.lane == "gpu" else here
         if note != place.note:
@@ -88,7 +92,7 @@ def _hold(
         if time.monotonic() >= recover_at:
             runs.recover(services)
             recover_at = time.monotonic() + _RECOVER_S
-        time.sleep(_POLL_S)
+        time.sleep(min(_POLL_MOST_S, _POLL_S * (1 + place.ahead)))
 
 
 def _find_usable(store: Store, settings: Settings, place: Place) -> tuple[tuple[str, ...], str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from datetime import datetime
+from itertools import pairwise
 
 import pytest
 from mcp import Client
@@ -94,7 +95,7 @@ async def test_an_agent_that_comes_after_three_runs_of_another_is_served_second(
         assert (await machine.agents[owner].wait(task, "run0"))["status"] == "succeeded"
     ran = sorted((machine.store.run(task, "run0") for task in tasks), key=lambda run: run.started_at or "")
     assert [run.task_id for run in ran] == [tasks[0], tasks[3], tasks[1], tasks[2]]
-    assert all((one.ended_at or "") <= (next_one.started_at or "") for one, next_one in zip(ran, ran[1:], strict=False))
+    assert all((one.ended_at or "") <= (after.started_at or "") for one, after in pairwise(ran))
     assert line(machine.services) == []
 
 

@@ -59,6 +59,8 @@ class InLine:
     leased_at: str | None
     """When it got its units."""
     units: tuple[str, ...]
+    deadline_unix: float | None
+    """When its training ends at the latest, while it trains; predicting and scoring follow."""
     note: str
     """Why the first in line still waits."""
 
@@ -133,7 +135,10 @@ class Queue:
                 claim.place: number for lane in LANES for number, claim in enumerate(_line(connection, lane), start=1)
             }
             leases = connection.execute("SELECT * FROM lease WHERE released_at IS NULL ORDER BY rowid").fetchall()
-            claims = connection.execute("SELECT claim.*, owner FROM claim JOIN task ON task.id = task_id").fetchall()
+            claims = connection.execute(
+                "SELECT claim.*, owner, deadline_unix FROM claim JOIN task ON task.id = claim.task_id"
+                " LEFT JOIN run ON run.task_id = claim.task_id AND run.name = holder AND run.status = 'training'"
+            ).fetchall()
         rows: list[InLine] = []
         for claim in claims:
             own = [
@@ -150,6 +155,7 @@ class Queue:
                     since=claim["since"],
                     leased_at=own[0]["leased_at"] if own else None,
                     units=tuple(lease["unit"] for lease in own),
+                    deadline_unix=claim["deadline_unix"],
                     note=claim["note"],
                 )
             )

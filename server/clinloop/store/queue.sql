@@ -32,6 +32,7 @@ INSERT INTO lease (unit, lane, task_id, holder, leased_at, released_at)
 DROP TABLE gpu_lease;
 
 CREATE UNIQUE INDEX one_lease_per_unit ON lease (unit) WHERE released_at IS NULL;
+CREATE INDEX leases_that_last ON lease (task_id, holder) WHERE released_at IS NULL;
 
 -- When an owner of tasks last gave units back, as a count of the leases that had ended: a clock that nobody can set back.
 CREATE TABLE turn (
