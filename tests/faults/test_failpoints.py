@@ -12,13 +12,13 @@ from .killing import GOES_ON, PREDICT, TRAIN, dying, failpoints, fresh, one_afte
 from .lab import Lab, until
 
 INIT = failpoints("task:")
-RUN = failpoints("run:", "predict:")
+RUN = failpoints("run:", "queue:", "predict:")
 LOSES = (f"run:predicting{UNCOMMITTED}", "run:training")
 """Where the death of the supervisor loses the run: its training has begun, its end is not recorded, and its sandbox is gone."""
 
 
 def test_the_cases_below_are_all_failpoints() -> None:
-    others = ("gpu:", "unseal:", "finalize:")  # test_gpus.py, test_unsealing.py, test_failpoints_of_finalize.py
+    others = ("unseal:", "finalize:")  # test_unsealing.py, test_failpoints_of_finalize.py
     assert sorted([*INIT, *RUN, *failpoints(*others)]) == sorted(NAMES)
 
 

@@ -148,7 +148,7 @@ def test_who_waits_settles_a_run_whose_supervisor_was_killed_and_then_has_its_gp
         gpu_lab.check(task)
 
 
-@pytest.mark.parametrize("name", failpoints("gpu:"))
+@pytest.mark.parametrize("name", failpoints("queue:"))
 def test_a_run_whose_supervisor_is_killed_as_it_gets_its_gpus_trains_on_them_and_gives_them_back(
     gpu_lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -80,7 +80,7 @@ class Queue:
 
         Nothing comes back unless all that are before it in the line find enough, too.
         """
-        with self._database.transaction("gpu:leased") as connection:
+        with self._database.transaction("queue:leased") as connection:
             claim = _claim(connection, task_id, holder)
             if claim is None:
                 return ()
