@@ -94,7 +94,7 @@ def state(tmp_path: Path, ingested: Path) -> Path:
 def services(state: Path) -> Services:
     """Services that run code as plain processes: for tests of everything but isolation."""
     limits = Limits(memory_bytes=2 << 30, out_bytes=64 << 20, predict_seconds=60)
-    return Services(load_settings(state, sandbox="none", limits=limits), accept_no_isolation=True)
+    return Services(load_settings(state, sandbox="none", limits=limits, runs_at_once=8), accept_no_isolation=True)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from clinloop.cli_clinician import COMMANDS as CLINICIAN
 from clinloop.cli_data import LAYOUT_HELP, data_app
 from clinloop.cli_export import export
 from clinloop.cli_images import images_app
+from clinloop.cli_queue import task_queue
 from clinloop.cli_reproduce import reproduce
 from clinloop.cli_scorecard import task_score
 from clinloop.cli_seal import key_app, read_identity, unseal
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 task_app = typer.Typer(
     no_args_is_help=True,
-    help="Tasks: list, show, score, and what a clinician says to them.",
+    help="Tasks: list, show, queue, score, and what a clinician says to them.",
     epilog="Example: clinloop task list",
 )
 app.add_typer(data_app, name="data")
@@ -59,6 +60,7 @@ app.command(epilog="Example: clinloop reproduce isic8 mel-nv --data ~/isic2019")
 data_app.command("annotate", epilog="Example: clinloop data annotate siim --model neatx-3f9a2c --column drain")(
     annotate
 )
+task_app.command("queue", epilog="Example: clinloop task queue")(task_queue)
 task_app.command("score", epilog="Example: clinloop task score isic-3f9a2c")(task_score)
 for command, example in CLINICIAN.items():
     task_app.command(epilog=example)(command)

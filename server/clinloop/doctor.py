@@ -75,6 +75,7 @@ def examine(services: Services, tried: Tried, out: Console) -> bool:
     except SandboxUnavailable as refusal:
         works = False
         table.add_row("sandbox", f"[red]none:[/red] {refusal}")
+    table.add_row("cpu slots", _slots(services))
     for what, finding in _gpus(services):
         table.add_row(what, escape(finding))
     table.add_row("http", escape(_http(services)))
@@ -107,12 +108,21 @@ def _guarantee(services: Services, tried: Tried, out: Console) -> None:
             out.print(f"  {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
+def _slots(services: Services) -> str:
+    """Say how many runs without GPUs train at once, and how many do and wait now."""
+    number = services.settings.slots
+    why = "" if services.settings.runs_at_once else f" (cores / limits.cpus = {services.settings.limits.cpus:g})"
+    found = [row for row in services.store.line() if row.lane != "gpu"]
+    taken = sum(bool(row.units) for row in found)
+    return f"{number} for runs and {number} for smoke tests{why}; {taken} taken, {len(found) - taken} waiting"
+
+
 def _gpus(services: Services) -> list[tuple[str, str]]:
     """Return the rows about GPUs: how many a run gets, then each with who has it."""
     found = gpus.find(services.settings)
     if not found.gpus:
         return [("gpus", f"none: {found.problem}")]
-    leased = services.store.leased_gpus()
+    leased = services.store.leased_units()
     default, most = gpus.per_run(services.settings, found), gpus.most_per_run(services.settings, found)
     rows = [("gpus", f"{len(found.gpus)}; a run gets {default} and may ask for {most}. {found.problem}".rstrip())]
     for gpu in found.gpus:

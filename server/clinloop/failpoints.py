@@ -63,7 +63,10 @@ FAILPOINTS = [
         "launches another supervisor, which begins at the recorded status",
     ),
     Failpoint(
-        "gpu:leased", "a run or an evaluation has its GPUs", "goes on with the same GPUs, nobody else gets them", True
+        "queue:leased",
+        "a run has its slot or GPUs, an evaluation its GPUs",
+        "goes on with the same, nobody else gets them",
+        True,
     ),
     Failpoint(
         "run:training",

@@ -76,7 +76,8 @@ class Settings(BaseModel):
     tradeoffs: Literal["rule", "clinician"] = "rule"
     """Whether the clinician settles every trade-off between the primary metric and a guard; "rule" leaves it to the spec."""
     runs_at_once: int | None = Field(default=None, ge=1)
-    """Full runs without GPUs that may train at once, and as many smoke tests; None = as many as have `limits.cpus` cores each, at least one."""
+    """Full runs without GPUs that may train at once, and as many smoke tests; the others wait in line. None = as many as have `limits.cpus`
+    cores each, at least one."""
     page_url: str = ""
     """Address of the page as people reach it, e.g. "https://clinloop.hospital.example"; agents hand it on. Empty = where --http listens."""
     allowed_hosts: tuple[str, ...] = ()
@@ -89,6 +90,11 @@ class Settings(BaseModel):
     """Requests over HTTP that one agent or person may send per second; for a moment twice as many. A busy agent sends a few."""
     limits: Limits = Limits()
     """What one sandbox may use."""
+
+    @property
+    def slots(self) -> int:
+        """Full runs without GPUs that may train at once, and as many smoke tests."""
+        return self.runs_at_once or max(1, int((os.cpu_count() or 1) // self.limits.cpus))
 
 
 def load_settings(state: Path | None = None, **given: object) -> Settings:

@@ -36,6 +36,7 @@ COMMANDS = [
     ["task"],
     ["task", "list"],
     ["task", "show"],
+    ["task", "queue"],
     ["report"],
     ["verify"],
     ["doctor"],

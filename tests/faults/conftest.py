@@ -28,14 +28,14 @@ SMALL = Limits(
 @pytest.fixture
 def lab(state: Path) -> Generator[Lab]:
     """Runs are plain processes; small limits, and 4 s for predict.py."""
-    yield Lab(Services(load_settings(state, sandbox="none", limits=SMALL), accept_no_isolation=True))
+    yield Lab(Services(load_settings(state, sandbox="none", limits=SMALL, runs_at_once=8), accept_no_isolation=True))
     end_supervisors(state)
 
 
 @pytest.fixture
 def strict_lab(state: Path) -> Generator[Lab]:
     """Runs are bubblewrap sandboxes with small limits."""
-    settings = load_settings(state, sandbox="bubblewrap", limits=SMALL)
+    settings = load_settings(state, sandbox="bubblewrap", limits=SMALL, runs_at_once=8)
     probe = backends.load_backend("bubblewrap", settings).probe()
     if not probe.usable:
         pytest.skip(f"bubblewrap cannot be used here: {probe.problem}")
@@ -47,7 +47,7 @@ def strict_lab(state: Path) -> Generator[Lab]:
 @pytest.fixture
 def docker_lab(state: Path) -> Generator[Lab]:
     """Runs are containers with small limits, of the smallest image; code sees the packages of that one."""
-    settings = load_settings(state, sandbox="docker", image="minimal", limits=SMALL)
+    settings = load_settings(state, sandbox="docker", image="minimal", limits=SMALL, runs_at_once=8)
     docker = backends.load_backend("docker", settings)
     probe = docker.probe()
     if not probe.usable:

@@ -249,7 +249,7 @@ class Lab:
         resumed = sum(row.event == "evaluation_resumed" for row in chain)
         assert sum(row.event == "scored" for row in chain) <= 1 + resumed  # a sealed test set gets new names each time
         assert sum(row.event in TERMINAL for row in chain) == (self.store.task(task_id).status in TERMINAL)
-        assert not [holder for holder in self.store.leased_gpus().values() if holder.startswith(f"{task_id}/")]
+        assert not [holder for holder in self.store.leased_units().values() if holder.startswith(f"{task_id}/")]
         assert self.sandbox_processes(task_id) == []
         assert self.containers(task_id) == []
         assert self.mounts(task_id) == []

@@ -12,14 +12,14 @@ from .killing import GOES_ON, PREDICT, TRAIN, dying, failpoints, fresh, one_afte
 from .lab import Lab, until
 
 INIT = failpoints("task:")
-RUN = failpoints("run:", "predict:")
+RUN = failpoints("run:", "queue:", "predict:")
 LOSES = (f"run:predicting{UNCOMMITTED}", "run:training")
 """Where the death of the supervisor loses the run: its training has begun, its end is not recorded, and its sandbox is gone."""
 
 
 def test_the_cases_below_are_all_failpoints() -> None:
-    # test_gpus.py, test_unsealing.py, test_failpoints_of_finalize.py, test_clinician.py
-    others = ("gpu:", "unseal:", "finalize:", "clinician:")
+    # test_unsealing.py, test_failpoints_of_finalize.py, test_clinician.py
+    others = ("unseal:", "finalize:", "clinician:")
     assert sorted([*INIT, *RUN, *failpoints(*others)]) == sorted(NAMES)
 
 

@@ -30,7 +30,7 @@ ONCE = ("evaluation_started", "unsealing", "scored", "evaluated")
 def trained(tmp_path_factory: pytest.TempPathFactory, ingested: Path) -> Path:
     """A state folder with three tasks whose baseline is accepted, to be copied."""
     state = Path(shutil.copytree(ingested, tmp_path_factory.mktemp("trained") / "state"))
-    lab = Lab(Services(load_settings(state, sandbox="none", limits=SMALL), accept_no_isolation=True))
+    lab = Lab(Services(load_settings(state, sandbox="none", limits=SMALL, runs_at_once=8), accept_no_isolation=True))
     for _ in WHO:
         assert lab.full(lab.task(TRAIN, PREDICT)).status == "succeeded"
     end_supervisors(state)
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, ingested: Path) -> Path:
 def trained_lab(trained: Path, tmp_path: Path) -> Generator[Lab]:
     """A lab with three tasks that can be finalized."""
     state = Path(shutil.copytree(trained, tmp_path / "state"))
-    yield Lab(Services(load_settings(state, sandbox="none", limits=SMALL), accept_no_isolation=True))
+    yield Lab(Services(load_settings(state, sandbox="none", limits=SMALL, runs_at_once=8), accept_no_isolation=True))
     end_supervisors(state)
 
 

@@ -33,7 +33,7 @@ def gpu_lab(lab: Lab, driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 
 def holders(lab: Lab) -> dict[str, str]:
-    return lab.store.leased_gpus()
+    return lab.store.leased_units()
 
 
 def stays_queued(lab: Lab, run: RunRow, seconds: float = 2.0) -> bool:
@@ -148,7 +148,7 @@ def test_who_waits_settles_a_run_whose_supervisor_was_killed_and_then_has_its_gp
         gpu_lab.check(task)
 
 
-@pytest.mark.parametrize("name", failpoints("gpu:"))
+@pytest.mark.parametrize("name", failpoints("queue:"))
 def test_a_run_whose_supervisor_is_killed_as_it_gets_its_gpus_trains_on_them_and_gives_them_back(
     gpu_lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -189,7 +189,7 @@ def test_a_gpu_on_which_others_compute_is_not_handed_out(gpu_lab: Lab, driver: D
     task = gpu_lab.task(train_code(VISIBLE))
     run = gpu_lab.start(task)
     assert stays_queued(gpu_lab, run)
-    place = gpu_lab.store.gpu_place(task, "run0")
+    place = gpu_lab.store.place(task, "run0")
     assert place is not None
     assert (place.ahead, place.note) == (
         0,

@@ -51,7 +51,7 @@ def stages(
         name = "bubblewrap" if backend == "server" else backend
         if name not in made:
             state = Path(shutil.copytree(ingested, tmp_path_factory.mktemp(name) / "state"))
-            settings = load_settings(state, sandbox=name, limits=LIMITS)
+            settings = load_settings(state, sandbox=name, limits=LIMITS, runs_at_once=8)
             sandbox = backends.load_backend(name, settings)
             if not (probe := sandbox.probe()).usable:
                 pytest.skip(f"{name} cannot be used here: {probe.problem} {probe.fix}")

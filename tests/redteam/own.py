@@ -225,10 +225,10 @@ return "succeeds" if FACTS["state"].encode() in read("/proc/self/mountinfo") els
     Case(
         number="X26",
         title="run many tasks at the same time",
-        expected="succeeds",
+        expected="capped",
         attack=schemes.tasks_at_once,
         where=SERVER,
-        note="Each run has its caps. Their sum has none, except that GPUs are leased, and neither has the disk that tasks take.",
+        note="As many train at once as there are GPUs and slots (`runs_at_once`), the others wait; the disk that tasks take has no cap.",
     ),
     Case(
         number="X27",

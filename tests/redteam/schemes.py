@@ -9,7 +9,9 @@ from pathlib import Path
 
 from clinloop import runs
 from clinloop.resources import resource
+from clinloop.services import Services
 
+from ..faults.lab import Lab
 from .inference import TRAIN_INFERENCE, count_right
 from .stage import Stage, train_code
 
@@ -361,10 +363,14 @@ def many_tasks(stage: Stage) -> str:
 
 
 def tasks_at_once(stage: Stage) -> str:
-    """Nothing limits tasks: three of them train at the same time."""
-    started = [stage.lab.start(stage.task(train_code("time.sleep(20)")), "smoke") for _ in range(3)]
-    reached = [stage.lab.reach(run, "training").status for run in started]
-    for run in started:
-        runs.stop(stage.lab.services, run.task_id, run.name)
-        stage.lab.end(run)
-    return "succeeds" if reached == ["training"] * 3 else f"{reached}"
+    """Nothing limits tasks, but on a machine with one slot the second and the third wait while the first trains."""
+    given = stage.lab.services
+    lab = Lab(Services(given.settings.model_copy(update={"runs_at_once": 1}), given.accept_no_isolation))
+    started = [lab.start(stage.task(train_code("time.sleep(20)")), "smoke") for _ in range(3)]
+    lab.reach(started[0], "training")
+    time.sleep(3)
+    seen = [lab.store.run(run.task_id, run.name).status for run in started]
+    for run in reversed(started):  # first those that wait, so that none begins
+        runs.stop(lab.services, run.task_id, run.name)
+        lab.end(run)
+    return "capped" if seen == ["training", "queued", "queued"] else f"{seen}"

@@ -66,8 +66,8 @@ class ValidationReply(Reply):
     runs: list[RunView] = Field(default_factory=list[RunView])
     """view "runs": the runs up to `run`, newest last."""
     waits_for: str = ""
-    """What a queued run waits for: GPUs, with its place in the line; its time does not run yet, and stopping it costs nothing. Or what the
-    task waits for a person to do."""
+    """What a queued run waits for, GPUs or a CPU slot, with its place in the line; its time does not run yet, and stopping it costs nothing.
+    Or what the task waits for a person to do."""
     seconds_left: float | None = None
     """Of training, while it runs."""
     best_so_far: float | None = None
@@ -208,13 +208,13 @@ def _cursor(services: Services, task: TaskRow, run: RunRow | None) -> str:
     seen = task.status if _waits(task) else ""
     if run is not None:
         points = len(services.state.task(task.id).run(run.name).read_validations())
-        seen += f"{run.name}:{run.status}:{points}{_wait_for_gpus(services, run)[:60]}"
+        seen += f"{run.name}:{run.status}:{points}{_wait_in_line(services, run)[:60]}"
     return f"{seen}@{time.time_ns() // 1_000_000:x}"
 
 
-def _wait_for_gpus(services: Services, run: RunRow) -> str:
-    place = services.store.gpu_place(run.task_id, run.name) if run.status == "queued" else None
-    return place.text if place and not place.uuids else ""
+def _wait_in_line(services: Services, run: RunRow) -> str:
+    place = services.store.place(run.task_id, run.name) if run.status == "queued" else None
+    return place.text if place and not place.units else ""
 
 
 def _reply(
@@ -240,7 +240,7 @@ def _reply(
     if run is not None:
         points = services.state.task(run.task_id).run(run.name).read_validations()
         scored = [point["score"] for point in points if "score" in point]
-        values["waits_for"] = _wait_for_gpus(services, run) or values["waits_for"]
+        values["waits_for"] = _wait_in_line(services, run) or values["waits_for"]
         values["best_so_far"] = (max if is_higher_better(task.spec.primary_metric) else min)(scored) if scored else None
         if run.status == "training" and run.deadline_unix:
             values["seconds_left"] = round(max(0.0, run.deadline_unix - time.time()), 1)

@@ -15,7 +15,7 @@ from clinloop.failpoints import UNCOMMITTED, reach
 from clinloop.signing import Signer
 
 _DISK_ERRORS = ("database or disk is full", "disk I/O error", "unable to open database file")
-_MIGRATIONS = (("m001_schema", "schema.sql"), ("m002_people", "people.sql"))
+_MIGRATIONS = (("m001_schema", "schema.sql"), ("m002_people", "people.sql"), ("m003_queue", "queue.sql"))
 
 
 def utc_now() -> str:

@@ -1,4 +1,4 @@
--- m002: people. Tokens, owners of tasks, questions that a task waits for, notes to its agent; and one line for GPUs and for CPU slots.
+-- m002: people. Tokens, owners of tasks, questions that a task waits for, notes to its agent.
 
 CREATE TABLE token (
   id TEXT PRIMARY KEY,

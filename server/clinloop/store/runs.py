@@ -9,8 +9,8 @@ from typing import Any, Literal
 from clinloop.errors import BudgetExceeded, NotNow, unknown
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
-from clinloop.store.gpus import enter_line
 from clinloop.store.questions import why_closed
+from clinloop.store.queue import Lane, enter_line
 from clinloop.store.rows import Mode, RunRow, run_row
 
 ACTIVE = ("queued", "training", "predicting", "scoring")
@@ -147,7 +147,8 @@ class Runs:
                         at,
                     ),
                 )
-                enter_line(connection, task_id, name, gpus)
+                lane: Lane = "gpu" if gpus else "smoke" if mode == "smoke" else "cpu"
+                enter_line(connection, task_id, name, lane, gpus or 1)
                 return run_row(
                     connection.execute("SELECT * FROM run WHERE task_id = ? AND name = ?", (task_id, name)).fetchone()
                 ), True

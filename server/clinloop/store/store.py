@@ -11,15 +11,15 @@ from clinloop.guarantee import Level, lowest
 from clinloop.signing import fingerprint
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
-from clinloop.store.gpus import Gpus
 from clinloop.store.ledger import LedgerRow
 from clinloop.store.questions import Questions
+from clinloop.store.queue import Queue
 from clinloop.store.runs import Runs
 from clinloop.store.tasks import Tasks
 from clinloop.store.tokens import Tokens
 
 
-class Store(Tasks, Runs, Gpus, Questions, Tokens):
+class Store(Tasks, Runs, Queue, Questions, Tokens):
     """Tasks, runs and ledger of one state folder; threads and processes may share it or make their own."""
 
     def __init__(self, state: Path) -> None:

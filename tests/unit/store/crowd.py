@@ -111,7 +111,7 @@ def use_a_gpu(turn: Turn) -> str:
     """Lease one of two GPUs for a run of the process's own task, waiting for it, and write down who uses it meanwhile."""
     store, task_id = Store(turn.state), f"t{turn.process}"
     run, _ = _reserve(turn, task_id, gpus=1)
-    while not (leased := store.lease_gpus(task_id, run.name, ["GPU-a", "GPU-b"])):
+    while not (leased := store.lease_units(task_id, run.name, ["GPU-a", "GPU-b"])):
         time.sleep(0.01)
     in_use = turn.state / leased[0]
     with in_use.open("x", encoding="utf-8"):  # fails when another process uses it

@@ -77,6 +77,7 @@ def test_an_exception_inside_a_transaction_rolls_it_back(state: Path, store: Sto
         assert [row["name"] for row in connection.execute("SELECT name FROM migration")] == [
             "m001_schema",
             "m002_people",
+            "m003_queue",
         ]
     store.record("dataset:skin", "noted", {})
 
@@ -107,6 +108,7 @@ def test_an_error_after_which_sqlite_has_rolled_back_keeps_its_name(state: Path,
         assert [row["name"] for row in connection.execute("SELECT name FROM migration")] == [
             "m001_schema",
             "m002_people",
+            "m003_queue",
         ]
 
 
