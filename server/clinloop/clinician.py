@@ -11,6 +11,7 @@ from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop.spec import Answer, TaskSpec, freeze
 from clinloop.store.rows import RunRow, TaskRow
+from clinloop.tradeoffs import given_up, tradeoffs_of
 
 NOTE_CHARACTERS = 2000
 RUNS_MOST = 100
@@ -95,7 +96,8 @@ def choose_run(services: Services, task_id: str, run: str, why: str = "") -> Tas
     chosen = services.store.run(task_id, run)
     if chosen.scores is None or chosen.mode != "full":
         raise BadInput(f"{run} has no score on validation, so it cannot be chosen.")
-    services.store.choose_run(task_id, run, by=services.principal.label, why=why.strip())
+    given = given_up(tradeoffs_of(services, task_id), run)
+    services.store.choose_run(task_id, run, by=services.principal.label, why=why.strip(), given=given)
     return services.task(task_id)
 
 

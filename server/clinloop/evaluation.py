@@ -40,6 +40,7 @@ from clinloop.scoring import service
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 from clinloop.store.store import Store
+from clinloop.tradeoffs import tradeoffs_of
 from clinloop.workspace import Workspace
 
 _MODELS: tuple[Model, ...] = ("initial", "refined")
@@ -52,6 +53,8 @@ class _RehearsalFailed(Exception):
 
 def start(services: Services, task_id: str, run_name: str) -> None:
     """Close a task and launch its evaluation; a task whose evaluation has started or ended is left alone.
+
+    Where the spec leaves trade-offs to the clinician and there is one that no choice has settled, the task waits for the choice instead.
 
     Raises:
         BadInput: `run_name` is not the incumbent; the text names it.
@@ -68,6 +71,9 @@ def start(services: Services, task_id: str, run_name: str) -> None:
             raise BadInput(
                 f"run {run_name!r} is not the incumbent; the accepted model is {incumbent.name}: call finalize with run='{incumbent.name}'."
             )
+        if (found := tradeoffs_of(services, task_id)).is_open:
+            services.store.ask_choice(task_id, found.asked())
+            return
         services.record_standing(task)
         services.store.begin_evaluation(task_id, run_name)
     runs.recover(services, task_id)

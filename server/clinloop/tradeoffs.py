@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from clinloop.report.tradeoff_figure import NAME, Measure, Point, Role, Scale, tradeoff_svg
 from clinloop.scoring.acceptance import Reason
 from clinloop.scoring.metrics import Scheme, is_higher_better, scheme_of
 from clinloop.scoring.results import Estimate, as_sent
@@ -14,7 +15,6 @@ from clinloop.services import Services
 from clinloop.spec import TaskSpec
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store
-
 
 _GAINED = (Reason.BETTER, Reason.GUARD_WORSE, Reason.NEEDS_CONFIRMATION)
 """Reasons of runs whose gain was beyond noise when the rule looked."""
@@ -88,6 +88,11 @@ class Tradeoffs(NamedTuple):
         """The incumbent and the Pareto set: what is worth showing first."""
         return [option for option in self.options if option.is_in_front or option.is_incumbent]
 
+    def asked(self) -> dict[str, Any]:
+        """Return what the clinician is asked: the runs to choose among, each in plain words."""
+        among = [option for option in self.answers if option.is_incumbent or option.is_rival]
+        return {"incumbent": self.incumbent, "among": {option.run: option.words for option in among}}
+
     def option(self, run: str) -> Option | None:
         """Return the option of a run; None when it has no scores."""
         return next((option for option in self.options if option.run == run), None)
@@ -131,6 +136,33 @@ def find_tradeoffs(store: Store, task: TaskRow) -> Tradeoffs:
         is_settled=verdict.is_settled,
         waits_for=spec.tradeoffs,
     )
+
+
+def picture(found: Tradeoffs, *, name: str = NAME) -> str | None:
+    """Return the runs as one <svg>: the primary metric over the guard that its rivals break most, with the plain words as text alternative.
+
+    The SVG takes its colours from the variables of `report.figures.css_variables`; `name` makes its ids unique in a page. None: there is
+    no guard, or fewer than two runs have both values.
+    """
+    if (guard := _guard_of(found)) is None:
+        return None
+    primary = found.axes[0]
+    points = [
+        Point(option.run, x, y, _role(option), option.is_baseline)
+        for option in found.options
+        if (x := _measure(option, guard)) and (y := _measure(option, primary))
+    ]
+    if len(points) < 2:
+        return None
+    best = next((point for point in points if point.role == "incumbent"), None)
+    margin = guard.margin or 0.0
+    limit = None
+    if best is not None:
+        limit = best.x.value + (-margin if guard.direction == "higher" else margin)
+    x = Scale(f"Guard: {found.names[guard.metric]}", guard.direction == "higher", limit)
+    y = Scale(found.names[primary.metric], primary.direction == "higher")
+    told = [f"{option.run}: {option.words}" for option in found.answers]
+    return tradeoff_svg(points, x, y, told, name=name)
 
 
 def axes_of(spec: TaskSpec) -> tuple[Axis, ...]:
@@ -252,3 +284,36 @@ def _words(run: RunRow, against: str, broken: Sequence[Loss], seen: _Seen) -> st
 def _place(option: Option) -> tuple[int, int]:
     standing = 0 if option.is_incumbent else 1 if option.is_rival else 2 if option.is_in_front else 3
     return standing, int(option.run.removeprefix("run"))
+
+
+def given_up(found: Tradeoffs, run: str) -> dict[str, Any]:
+    """Return what the choice of a run means, for the ledger: the incumbent that it replaces or confirms, and plain words."""
+    option = found.option(run)
+    if option is None or found.incumbent is None:
+        return {"instead_of": found.incumbent, "words": ""}
+    if option.is_incumbent:
+        others = ", ".join(other.run for other in found.rivals)
+        return {"instead_of": run, "words": f"{run} stays the incumbent{f', not {others}' if others else ''}."}
+    return {"instead_of": found.incumbent, "words": option.words}
+
+
+def _guard_of(found: Tradeoffs) -> Axis | None:
+    """Return the guard that the rivals, or the incumbent, break by most of its margin; else the first."""
+    guards = {axis.metric: axis for axis in found.axes[1:]}
+    shares = {name: 0.0 for name in guards}
+    for option in found.options:
+        for loss in option.broken if option.is_rival or option.is_incumbent else ():
+            share = float("inf") if loss.by is None or not loss.margin else loss.by / loss.margin
+            shares[loss.metric] = max(shares[loss.metric], share)
+    return guards[max(shares, key=lambda name: shares[name])] if guards else None
+
+
+def _role(option: Option) -> Role:
+    if option.is_incumbent:
+        return "incumbent"
+    return "rival" if option.is_rival else "front" if option.is_in_front else "other"
+
+
+def _measure(option: Option, axis: Axis) -> Measure | None:
+    found = option.values[axis.metric]
+    return None if found.value is None else Measure(found.value, found.low, found.high)

@@ -11,8 +11,10 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from clinloop.services import Services
+from clinloop.tradeoffs import tradeoffs_of
 from clinloop_tools.common import State, tool, wait_seconds
 from clinloop_tools.replies import Reply, structured, task_facts
+from clinloop_tools.tradeoffs import waiting
 
 
 class FinalReply(Reply):
@@ -47,7 +49,8 @@ async def finalize(
     Both are rehearsed on validation images first; if that fails, the test set stays sealed and the task stays open. Then each
     predicts the test images in a fresh sandbox, and the server scores them with 95 % intervals and paired p-values, writes the
     report and the model folder. It takes minutes: the call returns "evaluating"; repeat it, with the same arguments, for the
-    stored result. Where the test set is sealed it ends in "awaiting_unseal", until the clinician opens it. Nothing that the final
+    stored result. Where the spec leaves trade-offs to the clinician and there is one, it ends in "awaiting_choice" until they have
+    chosen. Where the test set is sealed it ends in "awaiting_unseal", until the clinician opens it. Nothing that the final
     sandboxes print comes back. Call it when read_validation shows no run worth another try.
     """
     from clinloop import evaluation  # late: a server must answer its first request within a second
@@ -56,14 +59,18 @@ async def finalize(
     deadline = time.monotonic() + wait_seconds(ctx, wait)
     task = state.store.task(task_id)
     beat = 0
-    while task.status in ("evaluating", "unsealed") and time.monotonic() < deadline:
+    while task.status in ("awaiting_choice", "evaluating", "unsealed") and time.monotonic() < deadline:
         await anyio.sleep(0.5)
         beat += 1
         if beat % 20 == 0:
             await ctx.report_progress(beat, None, task.phase)
         task = state.store.task(task_id)
     facts, level = task_facts(state, task_id), state.store.recorded_level(task_id)
-    if task.status == "open":  # given back
+    if task.status == "awaiting_choice":
+        next_step = waiting(tradeoffs_of(state, task_id))
+    elif task.status == "open" and task.chosen_run and not task.phase:
+        next_step = f"The clinician has chosen {task.chosen_run}: go on from it, or finalize(task_id='{task_id}', run='{task.chosen_run}')."
+    elif task.status == "open":  # given back
         next_step = (
             f"The evaluation ended before the test set was opened: {task.phase} Put that right, then finalize again."
         )

@@ -91,8 +91,10 @@ class Questions:
         """
         return self._ask(task_id, "tradeoff", asked, status="awaiting_choice")
 
-    def choose_run(self, task_id: str, run: str, *, by: str, why: str) -> None:
+    def choose_run(self, task_id: str, run: str, *, by: str, why: str, given: dict[str, Any] | None = None) -> None:
         """Make a run the incumbent because the clinician wants it; a task that waited for that is open again.
+
+        given: what the choice gave and took, for the ledger.
 
         Raises:
             NotNow: the task is neither open, paused nor waiting for a choice.
@@ -106,7 +108,9 @@ class Questions:
             elif status not in ("open", "paused"):
                 raise NotNow(f"Task {task_id} is {status}; a run can be chosen while it is open.")
             connection.execute("UPDATE task SET chosen_run = ?, chosen_at = ? WHERE id = ?", (run, at, task_id))
-            ledger.append(connection, f"task:{task_id}", "chosen", at=at, run=run, detail={"by": by, "why": why})
+            ledger.append(
+                connection, f"task:{task_id}", "chosen", at=at, run=run, detail={"by": by, "why": why, **(given or {})}
+            )
 
     def set_paused(self, task_id: str, paused: bool, *, by: str, why: str) -> None:
         """Let no run of an open task start, or let them start again; a run that is active goes on.
