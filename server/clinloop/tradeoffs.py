@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from clinloop.report.tradeoff_figure import NAME, Measure, Point, Role, Scale, tradeoff_svg
+from clinloop.report.choices import Measure, Point, Role, Scale, TradeoffPicture, course_of
 from clinloop.scoring.acceptance import Reason
 from clinloop.scoring.metrics import Scheme, is_higher_better, scheme_of
 from clinloop.scoring.results import Estimate, as_sent
@@ -44,7 +44,7 @@ class Option(NamedTuple):
     broken: tuple[Loss, ...]
     """Guards that are worse than those of `against` by more than their margins."""
     against: str
-    """The run that words and broken guards compare it with: the incumbent; the incumbent itself is compared with the reference."""
+    """The run that words and broken guards compare it with: the incumbent; the incumbent itself is compared with the reference or the baseline."""
     words: str
     """What it gives and takes, in plain words."""
 
@@ -120,7 +120,7 @@ def find_tradeoffs(store: Store, task: TaskRow) -> Tradeoffs:
     candidates = [_candidate(run, sent[run.name], axes, task, is_incumbent=run.name == incumbent) for run in scored]
     verdict = judge(candidates, axes, incumbent=incumbent, reference=reference)
     about = _about(spec, scheme)
-    compared, tests_gains = _compared(store, task.id), spec.acceptance != "paper"
+    compared, tests_gains = course_of(store.ledger(f"task:{task.id}")).before, spec.acceptance != "paper"
     seen = _Seen(axes, about, sent, verdict, incumbent, baseline, reference, compared, tests_gains)
     options = [_option(run, candidate, seen) for run, candidate in zip(scored, candidates, strict=True)]
     return Tradeoffs(
@@ -138,31 +138,28 @@ def find_tradeoffs(store: Store, task: TaskRow) -> Tradeoffs:
     )
 
 
-def picture(found: Tradeoffs, *, name: str = NAME) -> str | None:
-    """Return the runs as one <svg>: the primary metric over the guard that its rivals break most, with the plain words as text alternative.
+def picture_of(found: Tradeoffs) -> TradeoffPicture | None:
+    """Return what `report.tradeoff_figure.tradeoff_svg` draws: the primary metric over the guard that the rivals break by most of its margin.
 
-    The SVG takes its colours from the variables of `report.figures.css_variables`; `name` makes its ids unique in a page. None: there is
-    no guard, or fewer than two runs have both values.
+    None: there is no guard, or fewer than two runs have both values.
     """
     if (guard := _guard_of(found)) is None:
         return None
     primary = found.axes[0]
-    points = [
-        Point(option.run, x, y, _role(option), option.is_baseline)
+    points = tuple(
+        Point(run=option.run, x=x, y=y, role=_role(option), is_baseline=option.is_baseline, words=option.words)
         for option in found.options
         if (x := _measure(option, guard)) and (y := _measure(option, primary))
-    ]
+    )
     if len(points) < 2:
         return None
-    best = next((point for point in points if point.role == "incumbent"), None)
-    margin = guard.margin or 0.0
-    limit = None
-    if best is not None:
-        limit = best.x.value + (-margin if guard.direction == "higher" else margin)
-    x = Scale(f"Guard: {found.names[guard.metric]}", guard.direction == "higher", limit)
-    y = Scale(found.names[primary.metric], primary.direction == "higher")
-    told = [f"{option.run}: {option.words}" for option in found.answers]
-    return tradeoff_svg(points, x, y, told, name=name)
+    best, margin = points[0] if points[0].role == "incumbent" else None, guard.margin or 0.0
+    limit = None if best is None else round(best.x.value + (-margin if guard.direction == "higher" else margin), 4)
+    return TradeoffPicture(
+        x=Scale(label=f"Guard: {found.names[guard.metric]}", is_higher_better=guard.direction == "higher", limit=limit),
+        y=Scale(label=found.names[primary.metric], is_higher_better=primary.direction == "higher"),
+        points=points,
+    )
 
 
 def axes_of(spec: TaskSpec) -> tuple[Axis, ...]:
@@ -184,7 +181,7 @@ class _Seen(NamedTuple):
     incumbent: str | None
     baseline: str | None
     reference: str | None
-    compared: Mapping[str, str]
+    compared: Mapping[str, str | None]
     tests_gains: bool
     """Whether the rule looks at noise: not so in acceptance "paper"."""
 
@@ -222,23 +219,9 @@ def _class_of(about: About) -> str:
     return about.scheme.positive or next(iter(about.classes), "")
 
 
-def _compared(store: Store, task_id: str) -> dict[str, str]:
-    """Return the incumbent that the rule compared each run with, as the ledger tells it."""
-    incumbent, found = "", dict[str, str]()
-    for row in store.ledger(f"task:{task_id}"):
-        if row.event == "chosen" and row.run:
-            incumbent = row.run
-        elif row.event == "settled" and row.run:
-            found[row.run] = incumbent
-            if row.detail.get("decision") == "accepted":
-                incumbent = row.run
-    return found
-
-
 def _option(run: RunRow, candidate: Candidate, seen: _Seen) -> Option:
-    against = seen.reference if run.name == seen.incumbent else seen.incumbent
-    against = against if against in seen.sent else run.name
-    broken = _broken(candidate, against or run.name, seen)
+    against = _against(run.name, seen)
+    broken = _broken(candidate, against, seen)
     return Option(
         run=run.name,
         hypothesis=run.hypothesis,
@@ -252,9 +235,15 @@ def _option(run: RunRow, candidate: Candidate, seen: _Seen) -> Option:
         values={axis.metric: _estimate(seen.sent[run.name], axis.metric) for axis in seen.axes},
         rates=rates(seen.sent[run.name], _class_of(seen.about)) if _class_of(seen.about) else None,
         broken=tuple(broken),
-        against=against or run.name,
-        words=_words(run, against or run.name, broken, seen),
+        against=against,
+        words=_words(run, against, broken, seen),
     )
+
+
+def _against(run: str, seen: _Seen) -> str:
+    """Return the run to compare one with: the incumbent; of the incumbent itself the reference, and of a chosen one the baseline."""
+    others = (seen.reference, seen.baseline) if run == seen.incumbent else (seen.incumbent,)
+    return next((other for other in others if other and other != run and other in seen.sent), run)
 
 
 def _broken(candidate: Candidate, against: str, seen: _Seen) -> list[Loss]:
@@ -300,7 +289,7 @@ def given_up(found: Tradeoffs, run: str) -> dict[str, Any]:
 def _guard_of(found: Tradeoffs) -> Axis | None:
     """Return the guard that the rivals, or the incumbent, break by most of its margin; else the first."""
     guards = {axis.metric: axis for axis in found.axes[1:]}
-    shares = {name: 0.0 for name in guards}
+    shares = dict.fromkeys(guards, 0.0)
     for option in found.options:
         for loss in option.broken if option.is_rival or option.is_incumbent else ():
             share = float("inf") if loss.by is None or not loss.margin else loss.by / loss.margin
@@ -316,4 +305,4 @@ def _role(option: Option) -> Role:
 
 def _measure(option: Option, axis: Axis) -> Measure | None:
     found = option.values[axis.metric]
-    return None if found.value is None else Measure(found.value, found.low, found.high)
+    return None if found.value is None else Measure(value=found.value, low=found.low, high=found.high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from clinloop import clinician, ingestion
-from clinloop.report.verify import verify
+from clinloop.report.verify import Verification, verify
 from clinloop.services import Services
 
 from .conftest import REQUEST, Agent
@@ -64,13 +65,82 @@ async def traded(agent: Agent, **spec: Any) -> str:
     return task_id
 
 
-async def test_print(agent: Agent, services: Services) -> None:
+async def test_a_clinician_chooses_among_runs_and_the_report_says_what_was_given_up(
+    agent: Agent, services: Services
+) -> None:
     task_id = await traded(agent, tradeoffs="clinician")
     seen = await agent.call("read_validation", task_id=task_id, view="tradeoffs")
-    print(json.dumps(seen, indent=1))
-    final = await agent.finalize(task_id, "run0")
-    print(json.dumps(final, indent=1))
-    clinician.choose_run(services, task_id, "run1", "I want naevi.")
+    baseline, rival = seen["tradeoffs"]["options"]
+    assert (baseline["run"], baseline["is_incumbent"], rival["run"], rival["is_rival"]) == ("run0", True, "run1", True)
+    assert [broken["metric"] for broken in rival["broken"]] == ["auc_melanoma"]
+    assert "AUC of nevus is better" in rival["words"] and "Breaks the guard AUC of melanoma" in rival["words"]
+    assert "finalize" in seen["next_step"] and f"clinloop task choose {task_id} RUN" in seen["next_step"]
+    # Nothing finer than what view "scores" shows.
+    scores = await agent.call("read_validation", task_id=task_id, run="run1", view="scores")
+    for name, measured in rival["metrics"].items():
+        assert measured == {key: scores["scores"]["metrics"][name][key] for key in ("value", "low", "high")}
+    assert "Trade-off: run1 and the incumbent run0" in scores["next_step"]
+
+    waiting = await agent.finalize(task_id, "run0")
+    assert waiting["status"] == "awaiting_choice" and "choose among run0, run1" in waiting["next_step"]
+    again = await agent.call("finalize", task_id=task_id, run="run0", wait=0)
+    assert again["status"] == "awaiting_choice"
+    seen = await agent.call("read_validation", task_id=task_id, wait=0)
+    assert "waits for the clinician to choose among run0, run1" in seen["next_step"]
+
+    clinician.choose_run(services, task_id, "run1", "Naevi are what we asked for.")
+    seen = await agent.call("read_validation", task_id=task_id, view="tradeoffs")
+    assert (seen["incumbent"], seen["tradeoffs"]["chosen"]) == ("run1", "run1")
+    assert "run1" in await agent.refused("finalize", task_id=task_id, run="run0")
     final = await agent.finalize(task_id, "run1")
-    print(json.dumps(final, indent=1))
-    assert 0
+    assert final["status"] == "evaluated", final
+
+    report = Path(final["result"]["report"]).parent
+    verification = verify(report)
+    assert verification.ok, [check for check in verification.checks if not check.ok]
+    assert {"choice of the model": "run 1, chosen by the clinician"}.items() <= details(verification).items()
+    stored = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    [choice] = stored["choices"]
+    assert (choice["run"], choice["instead_of"], choice["why"]) == ("run1", "run0", "Naevi are what we asked for.")
+    assert "Breaks the guard AUC of melanoma" in choice["words"]
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "chose run1 instead of run0" in page and 'aria-labelledby="tradeoff-title tradeoff-desc"' in page
+    assert_tampering_is_found(report)
+
+
+def details(verification: Verification) -> dict[str, str]:
+    return {check.name: check.detail for check in verification.checks}
+
+
+def assert_tampering_is_found(report: Path) -> None:
+    """Change the report in three ways that would make the model look accepted, or the choice another's."""
+    file = report / "report.json"
+    honest = file.read_text(encoding="utf-8")
+
+    def failed_after(change: Callable[[dict[str, Any]], object]) -> set[str]:
+        stored = json.loads(honest)
+        change(stored)
+        file.write_text(json.dumps(stored), encoding="utf-8")
+        return {check.name for check in verify(report).checks if not check.ok}
+
+    assert "choices of the clinician" in failed_after(lambda stored: stored["choices"][0].update(by="nobody"))
+    assert "choices of the clinician" in failed_after(lambda stored: stored.update(choices=[]))
+    assert "choices of the clinician" in failed_after(lambda stored: stored["runs"][1].update(chosen=False))
+    assert "choice of the model" in failed_after(lambda stored: stored.update(incumbent=0))
+    without = failed_after(
+        lambda stored: stored.update(ledger=[row for row in stored["ledger"] if row["event"] != "chosen"])
+    )
+    assert {"ledger of the task", "choice of the model"} <= without
+    file.write_text(honest, encoding="utf-8")
+
+
+async def test_the_rule_settles_a_tradeoff_where_nobody_asked_to_choose(agent: Agent, services: Services) -> None:
+    task_id = await traded(agent)
+    seen = await agent.call("read_validation", task_id=task_id, wait=0)
+    assert "The acceptance rule settles it for run0" in seen["next_step"]
+    seen = await agent.call("read_validation", task_id=task_id, view="tradeoffs")
+    assert seen["tradeoffs"]["exists"] and "run0 stays the incumbent" in seen["next_step"]
+    final = await agent.call("finalize", task_id=task_id, run="run0", wait=0)
+    assert final["status"] == "evaluating", final
+    assert services.store.task(task_id).final_run == "run0"
+    await agent.finalize(task_id, "run0")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
+from clinloop.report.choices import Point, Role, Scale, TradeoffPicture
 from clinloop.report.figures import Palette, as_svg, style
 from clinloop.untrusted import clean
 
@@ -12,40 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Role = Literal["incumbent", "rival", "front", "other"]
 NAME = "tradeoff"
 
 
-class Measure(NamedTuple):
-    """A value with its 95 % interval; None where none is known."""
+def tradeoff_svg(found: TradeoffPicture, *, name: str = NAME) -> str:
+    """Draw the runs as one <svg> that follows the page's colours, with their words as text alternative.
 
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-class Point(NamedTuple):
-    """A run in the picture."""
-
-    run: str
-    x: Measure
-    y: Measure
-    role: Role
-    """front: no run beats it; other: one does, so it is drawn faint and without its name."""
-    is_baseline: bool = False
-
-
-class Scale(NamedTuple):
-    """What an axis shows."""
-
-    label: str
-    is_higher_better: bool = True
-    limit: float | None = None
-    """Where the margin of a guard ends; None: no line."""
-
-
-def tradeoff_svg(points: Sequence[Point], x: Scale, y: Scale, words: Sequence[str], *, name: str = NAME) -> str:
-    """Draw the runs as one <svg> that follows the page's colours; `words` are its text alternative, `name` makes its ids unique in a page."""
+    `name` makes its ids unique in a page.
+    """
+    points, x, y = found.points, found.x, found.y
 
     def draw(figure: Figure, colours: Palette) -> None:
         axes = figure.add_subplot()
@@ -73,13 +49,14 @@ def tradeoff_svg(points: Sequence[Point], x: Scale, y: Scale, words: Sequence[st
 
     label = f"{x.label} against {y.label}, one point for each run"
     text = as_svg(name, draw, size=(6.4, 4), label=label)
-    said = clean(" ".join(words), cap=4000).replace("&", "&amp;").replace("<", "&lt;")
+    told = (f"{point.run}: {point.words}" for point in points if point.role != "other")
+    said = clean(" ".join(told), cap=4000).replace("&", "&amp;").replace("<", "&lt;")
     text = text.replace(f'"{name}-title"', f'"{name}-title {name}-desc"', 1)
     return text.replace("</title>", f'</title><desc id="{name}-desc">{said}</desc>', 1)
 
 
 _LOOK: dict[Role, tuple[str, str, str]] = {
-    "incumbent": ("refined", "s", "the model that counts today"),
+    "incumbent": ("refined", "s", "the model that counts"),
     "rival": ("initial", "o", "as sensible an answer"),
     "front": ("ink", "o", "no run beats it"),
     "other": ("muted", "o", "another run beats it"),
