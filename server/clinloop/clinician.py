@@ -15,6 +15,7 @@ from clinloop.scoring.acceptance import FAMILY_LEVEL
 from clinloop.services import Services
 from clinloop.spec import Answer, TaskSpec, freeze
 from clinloop.store.rows import RunRow, TaskRow
+from clinloop.tradeoffs import given_up, tradeoffs_of
 
 NOTE_CHARACTERS = 2000
 RUNS_MOST = 100
@@ -120,7 +121,8 @@ def choose_run(services: Services, task_id: str, run: str, why: str = "") -> Tas
     chosen = services.store.run(task_id, run)
     if chosen.scores is None or chosen.mode != "full":
         raise BadInput(f"{run} has no score on validation, so it cannot be chosen.")
-    services.store.choose_run(task_id, run, by=speaker(services.principal), why=_reason(why))
+    given = given_up(tradeoffs_of(services, task_id), run)
+    services.store.choose_run(task_id, run, by=speaker(services.principal), why=_reason(why), given=given)
     return services.task(task_id)
 
 

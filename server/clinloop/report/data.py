@@ -17,6 +17,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from clinloop.report.cases import Gallery
+from clinloop.report.choices import Choice, TradeoffPicture
 from clinloop.report.limits import STANDARD_LIMITS
 from clinloop.report.scorecard import Scorecard
 from clinloop.report.suspects import Suspect
@@ -131,6 +132,8 @@ class RunSummary(_Value):
     """Earlier runs whose output this run could read."""
     ran_in: str = ""
     """Sandbox backend, image and its digest."""
+    chosen: bool = False
+    """The clinician made it the incumbent at some time, whatever the rule said."""
     claimed: float | None = None
     """Best value that training saw through `session.validate`; None when it never asked."""
 
@@ -352,7 +355,11 @@ class ReportData(_Value):
     runs: tuple[RunSummary, ...]
     """All runs in order."""
     incumbent: int
-    """Number of the accepted run that was scored as `refined`."""
+    """Number of the run that was scored as `refined`: accepted by the rule, or chosen by the clinician."""
+    choices: tuple[Choice, ...] = ()
+    """What the clinician chose, in order; the ledger holds the same."""
+    tradeoff: TradeoffPicture | None = None
+    """The runs among which a choice could be made; None where the incumbent was the only sensible answer."""
     operating_points: tuple[OperatingPoint, ...] = ()
     """Thresholds of both models."""
     final: tuple[FinalMetric, ...]
