@@ -164,6 +164,11 @@ def structured(reply: Reply) -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=_json(value))], structured_content=value)
 
 
+def as_text(value: dict[str, Any]) -> str:
+    """Return a JSON object as text, cleaned and fitted as a reply is."""
+    return _json(fitted(_cleaned({**value, "left_out": []})))
+
+
 def picture(data: bytes, head: str) -> CallToolResult:
     """Return a PNG as the only content: some clients drop images that stand beside structured content. The ledger's head is in `_meta`."""
     return CallToolResult(
