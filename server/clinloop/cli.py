@@ -16,6 +16,7 @@ from clinloop.cli_annotate import annotate
 from clinloop.cli_data import LAYOUT_HELP, data_app
 from clinloop.cli_export import export
 from clinloop.cli_images import images_app
+from clinloop.cli_install import install
 from clinloop.cli_reproduce import reproduce
 from clinloop.cli_scorecard import task_score
 from clinloop.cli_seal import key_app, read_identity, unseal
@@ -56,6 +57,7 @@ data_app.command("annotate", epilog="Example: clinloop data annotate siim --mode
 )
 task_app.command("score", epilog="Example: clinloop task score isic-3f9a2c")(task_score)
 app.command(epilog="Example: clinloop export isic-3f9a2c --format onnx --out ./onnx")(export)
+app.command(epilog="Example: clinloop install codex --data-root ~/images")(install)
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -118,7 +118,7 @@ def add_resources(server: MCPServer) -> None:
 
 
 @contextmanager
-def _shown() -> Iterator[None]:
+def _shown() -> Generator[None]:
     """Turn a refusal into the error that a client shows; whatever else happens stays masked."""
     try:
         yield
