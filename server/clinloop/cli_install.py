@@ -191,11 +191,6 @@ def _what_follows(client: Client, wanted: Wanted) -> str:
     lines: list[str] = []
     if client is Client.claude:
         lines += [_FENCE] if wanted.has_state else []
-        lines += (
-            ["Claude Code asks once whether it may use the servers of .mcp.json: start `claude` here and approve it."]
-            if wanted.scope == "project"
-            else []
-        )
     if client is Client.cursor and not wanted.token.secret:
         lines.append(f"Or by a click: {cursor.link(wanted)}")
     if wanted.url and wanted.token == Token():
