@@ -149,9 +149,7 @@ def served(model: Model) -> Generator[str]:
                 self._send(404, "application/json", b"{}")
                 return
             events = api(model, json.loads(body))
-            text = "".join(
-                f"event: {kind}\ndata: {json.dumps({'type': kind, **value})}\n\n" for kind, value in events
-            )
+            text = "".join(f"event: {kind}\ndata: {json.dumps({'type': kind, **value})}\n\n" for kind, value in events)
             self._send(200, "text/event-stream", text.encode())
 
         def do_GET(self) -> None:

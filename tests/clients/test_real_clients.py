@@ -95,9 +95,7 @@ supports_websockets = false
             own = file.read_text(encoding="utf-8") if file.exists() else ""
             file.write_text(head + own, encoding="utf-8")
             try:
-                done = self.run(
-                    CODEX, "exec", "--skip-git-repo-check", "--json", "-C", self.project, "Go on."
-                )
+                done = self.run(CODEX, "exec", "--skip-git-repo-check", "--json", "-C", self.project, "Go on.")
             finally:
                 file.write_text(own, encoding="utf-8")
         return _checked(done, model)

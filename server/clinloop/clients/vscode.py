@@ -20,11 +20,11 @@ def edits(wanted: Wanted) -> list[Edit]:
     Raises:
         BadInput: for all projects, which VS Code's own command does, or with a token in the file.
     """
+    if wanted.token.secret:
+        raise BadInput("VS Code asks for the token and keeps it itself; give --token-env NAME instead of --token-file.")
     if wanted.scope == "user":
         shown = json.dumps({"name": NAME, **entry(wanted)})
         raise BadInput(f"For all projects, VS Code adds it itself: code --add-mcp '{shown}'.")
-    if wanted.token.secret:
-        raise BadInput("VS Code asks for the token and keeps it itself; give --token-env NAME instead of --token-file.")
     return [Edit(wanted.project / ".vscode" / "mcp.json", partial(_with_server, wanted))]
 
 
