@@ -38,6 +38,8 @@ class Desk:
         self.home, self.project, self.state = folder / "home", folder / "project", state
         self.home.mkdir()
         self.project.mkdir()
+        # Clients hand on little of their environment, so the sandbox environments that this machine has are named in the settings.
+        (state / "settings.json").write_text(json.dumps({"cache": str(load_settings().cache)}), encoding="utf-8")
         self.variables: dict[str, str] = {}
 
     def run(self, *command: str | Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
@@ -68,11 +70,11 @@ class Desk:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def claude(self, model: Model) -> subprocess.CompletedProcess[str]:
+    def claude(self, model: Model, *options: str) -> subprocess.CompletedProcess[str]:
         """Let Claude Code work until the model has spoken its last words."""
         with served(model) as address:
             self.variables["ANTHROPIC_BASE_URL"] = address
-            arguments = ["--output-format", "stream-json", "--verbose", "--no-session-persistence"]
+            arguments = ["--output-format", "stream-json", "--verbose", "--no-session-persistence", *options]
             return _checked(self.run(CLAUDE, "-p", "Go on.", *arguments), model)
 
     def codex(self, model: Model) -> subprocess.CompletedProcess[str]:
@@ -199,6 +201,11 @@ def test_claude_code_works_over_http_with_a_token_from_its_environment(desk: Des
     for file in desk.home.rglob("*.json"):
         if file.name in (".claude.json", "settings.json"):
             assert desk.variables[TOKEN] not in file.read_text(encoding="utf-8")
+    servers = desk.home / ".claude.json"
+    before = json.loads(servers.read_text(encoding="utf-8"))
+    assert len(before) > 1  # Claude Code keeps its own state there
+    desk.install("claude", "--scope", "user", "--undo")
+    assert json.loads(servers.read_text(encoding="utf-8")) == {k: v for k, v in before.items() if k != "mcpServers"}
 
 
 def test_codex_plays_a_loop_to_the_end_and_may_finalize(desk: Desk) -> None:
@@ -223,3 +230,27 @@ def test_codex_asks_before_finalize_where_install_was_told_so(desk: Desk) -> Non
 
     desk.install("codex", *ISOLATION, "--finalize", "ask")
     assert "asked" in desk.codex(Model(script())).stdout
+
+
+def test_the_fence_keeps_the_tools_of_claude_code_off_the_data_though_they_are_allowed(desk: Desk) -> None:
+    datasets = desk.state / "datasets" / "moles"
+    secret = next(path for path in datasets.rglob("*.csv"))
+    open_file = desk.state / "tasks" / "moles-000000" / "workspace" / "train.py"
+    open_file.parent.mkdir(parents=True)
+    open_file.write_text("# an open workspace\n", encoding="utf-8")
+
+    def script() -> Script:
+        assert "an open workspace" in (yield "Read", {"file_path": str(open_file)})
+        first_line = secret.read_text(encoding="utf-8").splitlines()[0]
+        for tool, arguments in (
+            ("Read", {"file_path": str(secret)}),
+            ("Read", {"file_path": str(desk.state / "key")}),
+            ("Bash", {"command": f"cat {secret}", "description": "look"}),
+        ):
+            shown = yield tool, arguments
+            assert first_line not in shown and "denied" in shown.lower(), (tool, shown)
+        return "kept off"
+
+    desk.install("claude", *ISOLATION)
+    done = desk.claude(Model(script()), "--allowedTools", "Read", "Bash")
+    assert "kept off" in done.stdout

@@ -40,6 +40,7 @@ COMMANDS = [
     ["verify"],
     ["doctor"],
     ["connect"],
+    ["install"],
     ["service"],
     ["service", "install"],
     ["service", "uninstall"],

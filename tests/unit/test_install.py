@@ -101,7 +101,9 @@ def test_codex_keeps_comments_and_order_and_gets_its_file_back(desk: Desk) -> No
     roots.mkdir()
     desk.install("codex", "--data-root", "images")
     text = file.read_text(encoding="utf-8")
-    assert [line for line in text.splitlines() if line and line in CODEX] == [line for line in CODEX.splitlines() if line]
+    assert [line for line in text.splitlines() if line and line in CODEX] == [
+        line for line in CODEX.splitlines() if line
+    ]
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     entry = tomllib.loads(text)["mcp_servers"]["clinloop"]
     assert entry["args"] == ["serve", "--stdio", "--state", str(desk.state), "--data-root", str(roots)]
