@@ -21,6 +21,8 @@ _FENCE = (
     "its user can read. What is guaranteed, `clinloop doctor` says."
 )
 
+_TRUST = "Start `claude` in this folder once and trust it: before that, Claude Code ignores what a project configures, `claude -p` without a word."
+
 
 class Client(StrEnum):
     """A client, as an argument."""
@@ -191,6 +193,7 @@ def _what_follows(client: Client, wanted: Wanted) -> str:
     lines: list[str] = []
     if client is Client.claude:
         lines += [_FENCE] if wanted.has_state else []
+        lines += [_TRUST] if wanted.scope == "project" else []
     if client is Client.cursor and not wanted.token.secret:
         lines.append(f"Or by a click: {cursor.link(wanted)}")
     if wanted.url and wanted.token == Token():

@@ -111,10 +111,11 @@ def _responses(model: Model, body: dict[str, Any]) -> Iterator[tuple[str, dict[s
             "content": [{"type": "output_text", "text": answer}],
         }
     else:
+        own = {tool.get("name") for tool in body.get("tools", []) if tool.get("type") == "function"}
         item = {
             "type": "function_call",
             "call_id": f"call_{number}",
-            "namespace": "mcp__clinloop",
+            **({} if answer[0] in own else {"namespace": "mcp__clinloop"}),
             "name": answer[0],
             "arguments": json.dumps(answer[1]),
         }

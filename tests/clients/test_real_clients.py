@@ -70,12 +70,19 @@ class Desk:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def claude(self, model: Model, *options: str) -> subprocess.CompletedProcess[str]:
+    def trust(self) -> None:
+        """Answer Claude Code's question whether the folder is trusted; before that it ignores what a project configures."""
+        file = self.home / ".claude.json"
+        file.write_text(
+            json.dumps({"projects": {str(self.project): {"hasTrustDialogAccepted": True}}}), encoding="utf-8"
+        )
+
+    def claude(self, model: Model, *options: str, prompt: str = "Go on.") -> subprocess.CompletedProcess[str]:
         """Let Claude Code work until the model has spoken its last words."""
         with served(model) as address:
             self.variables["ANTHROPIC_BASE_URL"] = address
             arguments = ["--output-format", "stream-json", "--verbose", "--no-session-persistence", *options]
-            return _checked(self.run(CLAUDE, "-p", "Go on.", *arguments), model)
+            return _checked(self.run(CLAUDE, "-p", prompt, *arguments), model)
 
     def codex(self, model: Model) -> subprocess.CompletedProcess[str]:
         """Let Codex work until the model has spoken its last words; the model stands in the configuration that install has changed."""
@@ -187,6 +194,7 @@ ISOLATION = ("--sandbox", "none", "--i-accept-no-isolation")
 
 def test_claude_code_plays_a_loop_to_the_end_over_standard_input_and_output(desk: Desk) -> None:
     desk.install("claude", *ISOLATION)
+    desk.trust()
     model = Model(loop(finalizes=True))
     done = desk.claude(model)
     assert "finalized" in done.stdout
@@ -252,5 +260,32 @@ def test_the_fence_keeps_the_tools_of_claude_code_off_the_data_though_they_are_a
         return "kept off"
 
     desk.install("claude", *ISOLATION)
+    desk.trust()
     done = desk.claude(Model(script()), "--allowedTools", "Read", "Bash")
     assert "kept off" in done.stdout
+
+
+@pytest.mark.parametrize(("client", "tool"), [("claude", "ReadMcpResourceTool"), ("codex", "read_mcp_resource")])
+def test_both_clients_read_resources(desk: Desk, client: str, tool: str) -> None:
+    def script() -> Script:
+        shown = yield tool, {"server": "clinloop", "uri": "clinloop://templates/classification/techniques"}
+        assert "Techniques" in shown or "techniques" in shown, shown
+        return "has read"
+
+    desk.install(client, *ISOLATION)
+    desk.trust()
+    done = desk.claude(Model(script()), "--allowedTools", tool) if client == "claude" else desk.codex(Model(script()))
+    assert "has read" in done.stdout
+
+
+def test_claude_code_offers_the_prompts_as_commands(desk: Desk) -> None:
+    def script() -> Script:
+        yield "inspect_dataset", {}
+        return "began"
+
+    desk.install("claude", *ISOLATION)
+    desk.trust()
+    model = Model(script())
+    done = desk.claude(model, prompt="/mcp__clinloop__develop_model moles moles")
+    assert "began" in done.stdout
+    assert "Develop an image model with the tools of the server clinloop" in json.dumps(model.requests[0]["messages"])
