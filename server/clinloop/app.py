@@ -1,4 +1,4 @@
-"""Composition root: settings -> services -> MCP server with its six tools."""
+"""Composition root: settings -> services -> MCP server with its six tools, prompts and resources."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ INSTRUCTIONS = (
 def build(services: Services) -> MCPServer:
     """Return a new server; each transport and each test needs its own."""
     from clinloop_tools import TOOLS
+    from clinloop_tools.prompts import add_prompts
+    from clinloop_tools.resources import add_resources
 
     @asynccontextmanager
     async def lifespan(_: MCPServer) -> AsyncGenerator[Services]:
         runs.recover(services)
         yield services
 
-    return MCPServer(
+    server = MCPServer(
         "clinloop",
         title="clinloop",
         version=__version__,
@@ -47,6 +49,9 @@ def build(services: Services) -> MCPServer:
         tools=list(TOOLS),
         lifespan=lifespan,
     )
+    add_prompts(server)
+    add_resources(server)
+    return server
 
 
 def serve_stdio(services: Services) -> None:

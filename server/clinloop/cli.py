@@ -17,6 +17,7 @@ from clinloop.cli_clinician import COMMANDS as CLINICIAN
 from clinloop.cli_data import LAYOUT_HELP, data_app
 from clinloop.cli_export import export
 from clinloop.cli_images import images_app
+from clinloop.cli_install import install
 from clinloop.cli_queue import task_queue
 from clinloop.cli_reproduce import reproduce
 from clinloop.cli_scorecard import task_score
@@ -65,6 +66,7 @@ task_app.command("score", epilog="Example: clinloop task score isic-3f9a2c")(tas
 for command, example in CLINICIAN.items():
     task_app.command(epilog=example)(command)
 app.command(epilog="Example: clinloop export isic-3f9a2c --format onnx --out ./onnx")(export)
+app.command(epilog="Example: clinloop install codex --data-root ~/images")(install)
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)
 
 

@@ -187,3 +187,26 @@ def failpoint_environment() -> dict[str, str]:
     if kill is None:
         return {}
     return {"CLINLOOP_FAILPOINT": f"{kill.name},{kill.victim},{kill.nth},{os.getpid()}"}
+
+
+class ClientFolders(NamedTuple):
+    """Where the clients of this user keep their configuration, and where clinloop remembers what it changed there."""
+
+    claude: Path
+    claude_servers: Path
+    codex: Path
+    cursor: Path
+    records: Path
+
+
+def client_folders() -> ClientFolders:
+    """Return the folders of this user's clients; CLAUDE_CONFIG_DIR and CODEX_HOME move theirs."""
+    claude, codex = os.environ.get("CLAUDE_CONFIG_DIR"), os.environ.get("CODEX_HOME")
+    home = Path.home()
+    return ClientFolders(
+        claude=Path(claude).absolute() if claude else home / ".claude",
+        claude_servers=(Path(claude).absolute() if claude else home) / ".claude.json",
+        codex=Path(codex).absolute() if codex else home / ".codex",
+        cursor=home / ".cursor",
+        records=Path(platformdirs.user_state_dir("clinloop")) / "install",
+    )

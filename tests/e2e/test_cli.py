@@ -41,6 +41,7 @@ COMMANDS = [
     ["verify"],
     ["doctor"],
     ["connect"],
+    ["install"],
     ["service"],
     ["service", "install"],
     ["service", "uninstall"],

@@ -40,7 +40,7 @@ SLOTS_KEY, OBSERVE_KEY = "clinloop.slots", "clinloop.observe"
 """Where it carries the semaphore of what its principal may do at once in threads, and whom to tell the tool, outcome and seconds of a call."""
 
 
-def _services(ctx: Context[Services]) -> Services:
+def services_of(ctx: Context[Services]) -> Services:
     """Return the services of who asks: of the principal of an HTTP request, else of the one client of this server."""
     return _scope(ctx).get(SCOPE_KEY) or ctx.request_context.lifespan_context
 
@@ -50,7 +50,7 @@ def _scope(ctx: Context[Services]) -> dict[str, Any]:
     return getattr(ctx.request_context.request, "scope", {})
 
 
-State = Annotated[Services, Resolve(_services)]
+State = Annotated[Services, Resolve(services_of)]
 """The server's services, injected and invisible to the agent."""
 
 
@@ -128,7 +128,7 @@ class _Tool(Tool):
     async def _run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool) -> Any:
         given = {name: value for name, value in arguments.items() if value is not None}  # null means "not given"
         try:
-            self._admit(_services(context), given)
+            self._admit(services_of(context), given)
             return await super().run(given, context, convert_result)
         except Refusal as refusal:  # before the function was called
             raise ToolError(f"Error executing tool {self.name}: {clean(str(refusal), cap=_ERROR_CAP)}") from refusal

@@ -288,7 +288,7 @@ def _of_view(services: Services, task: TaskRow, run: RunRow | None, view: View, 
         case "log":
             if run is None:
                 raise BadInput("There is no run yet, so there is no log; start one with run_training.")
-            values["log"] = _read_log(services, run, log)
+            values["log"] = read_log(services, run, log)
         case _:
             pass
     return values
@@ -320,7 +320,8 @@ def _contract(services: Services, task: TaskRow, since: str) -> dict[str, Any]:
     return found if after else {"spec": task.spec.model_dump(mode="json"), **found}
 
 
-def _read_log(services: Services, run: RunRow, phase: str) -> str:
+def read_log(services: Services, run: RunRow, phase: str) -> str:
+    """Return the end of a run's log, cleaned; empty while there is none."""
     folder = services.state.task(run.task_id).run(run.name)
     try:
         with Beneath(folder.root) as root:
@@ -333,7 +334,7 @@ def _missing_module(services: Services, run: RunRow | None) -> str:
     """Return what to do about an import that failed for want of a package, or an empty text."""
     if run is None or run.status != "failed" or "crash" not in run.end_reason:
         return ""
-    log = _read_log(services, run, "predict" if "predict" in run.end_reason else "train")
+    log = read_log(services, run, "predict" if "predict" in run.end_reason else "train")
     found = re.findall(r"^ModuleNotFoundError: No module named '([A-Za-z0-9_.]{1,80})'", log, flags=re.MULTILINE)
     if not found:
         return ""

@@ -210,6 +210,11 @@ def waiting_step(services: Services, task: TaskRow) -> str:
     return f"{waits} {tell} Call read_validation(task_id='{task.id}', since=<cursor>) until that has happened; nothing else can be done before."
 
 
+def as_text(value: dict[str, Any]) -> str:
+    """Return a JSON object as text, cleaned and fitted as a reply is."""
+    return _json(fitted(_cleaned({**value, "left_out": []})))
+
+
 def picture(data: bytes, head: str) -> CallToolResult:
     """Return a PNG as the only content: some clients drop images that stand beside structured content. The ledger's head is in `_meta`."""
     return CallToolResult(
