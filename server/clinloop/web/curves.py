@@ -6,6 +6,7 @@ The figures of the report come from matplotlib, whose drawings carry style attri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, floor, log10
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
@@ -89,13 +90,13 @@ class _Frame:
         return " ".join(f"{x},{y}" for x, y in map(self.at, points))
 
     def grid(self) -> str:
-        low, high = self.y
+        step = _step(self.y[1] - self.y[0])
         lines: list[str] = []
-        for part in range(5):
-            value = low + (high - low) * part / 4
+        for count in range(ceil(self.y[0] / step - 1e-9), floor(self.y[1] / step + 1e-9) + 1):
+            value = count * step
             y = self.at((self.x[0], value))[1]
             lines.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-            lines.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{number(value, 2)}</text>')
+            lines.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{number(value, 2 if step >= 0.01 else 3)}</text>')
         return "".join(lines)
 
     def x_labels(self, values: Sequence[int], title: str) -> str:
@@ -134,6 +135,12 @@ def _padded(values: Sequence[float]) -> Point:
     low, high = min(values), max(values)
     room = max(0.025, (high - low) * 0.18)
     return low - room, high + room
+
+
+def _step(span: float) -> float:
+    """Return 1, 2 or 5 times a power of ten, such that a span has three to seven of them."""
+    power = 10.0 ** floor(log10(span / 3))
+    return next(power * digit for digit in (5, 2, 1) if span / (power * digit) >= 3)
 
 
 def _whole(last: int) -> range:

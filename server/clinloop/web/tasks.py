@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from clinloop.web import task_list, task_page
+from clinloop.web import task_list, task_page, task_run, task_steer
 
-PAGES = [*task_list.PAGES, *task_page.PAGES]
+PAGES = [*task_list.PAGES, *task_page.PAGES, *task_steer.PAGES, *task_run.PAGES]

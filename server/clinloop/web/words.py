@@ -101,12 +101,35 @@ def run_name(run: RunRow) -> str:
     return "Run 0 (start model)" if run.number == 0 else f"Run {run.number}"
 
 
+_METRICS: Mapping[str, str] = {
+    "macro_auc": "How well the classes are told apart (macro AUC)",
+    "f1": "Balance of found and wrongly named cases (F1)",
+    "balanced_accuracy": "Share that is named right, each class counted alike (balanced accuracy)",
+    "accuracy": "Share that is named right (accuracy)",
+    "auc_<class>": "How well {} is told from the rest (AUC)",
+    "sensitivity_<class>": "Share of {} that is found (sensitivity)",
+    "specificity_<class>": "Share of the others that is not called {} (specificity)",
+    "sens_at_spec80_<class>": "Share of {} found at 20\u00a0% false alarms",
+    "partial_r_<confounder>": "How much answers follow {} beyond the truth",
+    "raw_r_<confounder>": "How much answers follow {}",
+    "conflict_auc_<confounder>": "How well cases are told apart where {} points the wrong way (AUC)",
+    "fp_share_<confounder>": "Share of the false alarms that show {}",
+    "ap50": "How well things are found and marked (AP at half overlap)",
+    "dice": "Overlap of drawn and true outline (Dice)",
+    "iou": "Overlap of drawn and true area (IoU)",
+}
+
+
 def metric(name: str, scheme: Scheme) -> str:
-    """Return the title of a metric; its name where no such metric exists."""
+    """Return what a metric means; its title where there are no plainer words, its name where no such metric exists."""
     try:
-        return metrics.title(name, scheme)
+        found, place = metrics.resolve(name, scheme)
     except BadInput:
         return name
+    plain = _METRICS.get(found.name)
+    if plain is None:
+        return metrics.title(name, scheme)
+    return plain if place is None else plain.format(found.members(scheme)[place])
 
 
 def kind(spec: TaskSpec) -> str:
