@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clinloop import evaluation, runs, tasks
+from pydantic import ValidationError
+
+from clinloop import runs, tasks
 from clinloop.datasets.dataset import Dataset
-from clinloop.errors import BadInput
+from clinloop.errors import BadInput, NotNow
+from clinloop.principal import Principal
 from clinloop.services import Services
 from clinloop.spec import Answer, TaskSpec, freeze
 from clinloop.store.rows import RunRow, TaskRow
@@ -28,26 +31,49 @@ def confirm_spec(
 
     Raises:
         Forbidden: only a clinician confirms.
-        BadInput: a changed field does not fit the data (all problems at once), or an answer to a question that was not asked.
+        BadInput: a changed field does not fit the data (all problems at once), or cannot be changed; an answer to a question that was
+            not asked, or too long.
         NotNow: the task does not wait for that.
     """
     services.principal.require("clinician", what="confirm a contract")
     task = services.task(task_id)
+    asked = services.store.open_question(task_id)
+    if asked is None or asked.kind != "spec":
+        raise NotNow(f"Task {task_id} is {task.status}; it does not wait for its contract to be confirmed.")
     given = {question: text.strip() for question, text in (answers or {}).items() if text.strip()}
     if wrong := [question for question in given if question not in task.spec.open_questions]:
         raise BadInput(f"answers: {wrong} were not asked; open questions: {list(task.spec.open_questions)}.")
+    if wrong := [question for question, text in given.items() if len(text) > NOTE_CHARACTERS]:
+        raise BadInput(f"answers: an answer has at most {NOTE_CHARACTERS} characters; too long: {wrong}.")
+    spec = _edited(services, task, given, changes or {})
+    changed = sorted(
+        name
+        for name in TaskSpec.model_fields
+        if name not in ("answers", "open_questions") and getattr(spec, name) != getattr(task.spec, name)
+    )
+    answer = {"confirmed": True, "answers": given, "changed": changed}
+    services.store.confirm_spec(task_id, spec, by=speaker(services.principal), answer=answer)
+    return tasks.prepare(services, task_id)
+
+
+def _edited(services: Services, task: TaskRow, answers: Mapping[str, str], changes: Mapping[str, Any]) -> TaskSpec:
+    """Return the spec with the clinician's changes and answers, checked like any other."""
+    fixed = ("answers", "open_questions", "task_type")
+    valid = [name for name in TaskSpec.model_fields if name not in fixed]
+    if wrong := [name for name in changes if name not in valid]:
+        raise BadInput(f"changes: {wrong} cannot be changed here; valid are {', '.join(valid)}.")
     values = {
         **task.spec.model_dump(mode="json"),
-        **(changes or {}),
-        "answers": [Answer(question=question, answer=text).model_dump() for question, text in given.items()],
-        "open_questions": [question for question in task.spec.open_questions if question not in given],
+        **changes,
+        "answers": [Answer(question=question, answer=text).model_dump() for question, text in answers.items()],
+        "open_questions": [question for question in task.spec.open_questions if question not in answers],
     }
-    dataset = Dataset.load(services.settings.state, task.dataset)
-    spec = freeze(TaskSpec.model_validate(values), tasks.spec_facts(dataset, is_confirmed=True))
-    changed = sorted(name for name in changes or {} if getattr(spec, name) != getattr(task.spec, name))
-    answer = {"confirmed": True, "answers": given, "changed": changed}
-    services.store.confirm_spec(task_id, spec, by=services.principal.label, answer=answer)
-    return tasks.prepare(services, task_id)
+    try:
+        spec = TaskSpec.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()[:10])
+        raise BadInput(f"The changed contract cannot be used ({problems}).") from error
+    return freeze(spec, tasks.spec_facts(Dataset.load(services.settings.state, task.dataset), is_confirmed=True))
 
 
 def decline_spec(services: Services, task_id: str, why: str) -> TaskRow:
@@ -59,7 +85,7 @@ def decline_spec(services: Services, task_id: str, why: str) -> TaskRow:
     """
     services.principal.require("clinician", what="decline a contract")
     services.task(task_id)
-    services.store.decline_spec(task_id, by=services.principal.label, why=_text(why))
+    services.store.decline_spec(task_id, by=speaker(services.principal), why=_text(why))
     return services.task(task_id)
 
 
@@ -72,12 +98,10 @@ def answer_finalize(services: Services, task_id: str, *, approved: bool, why: st
         BadInput: a no without a reason.
     """
     services.principal.require("clinician", what="decide whether the test set is opened")
-    task = services.task(task_id)
-    asked = services.store.open_question(task_id)
-    reason = why.strip() if approved else _text(why)
-    services.store.answer_finalize(task_id, by=services.principal.label, approved=approved, why=reason)
-    if approved and asked is not None:
-        evaluation.start(services, task.id, str(asked.asked["run"]))
+    services.task(task_id)
+    reason = _reason(why) if approved else _text(why)
+    services.store.answer_finalize(task_id, by=speaker(services.principal), approved=approved, why=reason)
+    runs.recover(services, task_id)
     return services.task(task_id)
 
 
@@ -95,7 +119,7 @@ def choose_run(services: Services, task_id: str, run: str, why: str = "") -> Tas
     chosen = services.store.run(task_id, run)
     if chosen.scores is None or chosen.mode != "full":
         raise BadInput(f"{run} has no score on validation, so it cannot be chosen.")
-    services.store.choose_run(task_id, run, by=services.principal.label, why=why.strip())
+    services.store.choose_run(task_id, run, by=speaker(services.principal), why=_reason(why))
     return services.task(task_id)
 
 
@@ -108,7 +132,7 @@ def write_note(services: Services, task_id: str, text: str) -> TaskRow:
     """
     services.principal.require("clinician", "custodian", what="write a note")
     services.task(task_id)
-    services.store.add_note(task_id, _text(text), author=services.principal.label)
+    services.store.add_note(task_id, _text(text), author=speaker(services.principal))
     return services.task(task_id)
 
 
@@ -121,7 +145,7 @@ def set_paused(services: Services, task_id: str, paused: bool, why: str = "") ->
     """
     services.principal.require("clinician", "custodian", what="pause a task")
     services.task(task_id)
-    services.store.set_paused(task_id, paused, by=services.principal.label, why=why.strip())
+    services.store.set_paused(task_id, paused, by=speaker(services.principal), why=_reason(why))
     return services.task(task_id)
 
 
@@ -134,10 +158,7 @@ def stop_run(services: Services, task_id: str, run: str, why: str = "") -> RunRo
     """
     services.principal.require("clinician", "custodian", what="stop a run")
     services.task(task_id)
-    stopped = runs.stop(services, task_id, run)
-    detail = {"by": services.principal.label, "why": why.strip()}
-    services.store.record(f"task:{task_id}", "stopped_by_person", detail, run=run)
-    return stopped
+    return runs.stop_by_person(services, task_id, run, by=speaker(services.principal), why=_reason(why))
 
 
 def extend_budget(services: Services, task_id: str, number: int, why: str) -> TaskRow:
@@ -152,8 +173,18 @@ def extend_budget(services: Services, task_id: str, number: int, why: str) -> Ta
     services.task(task_id)
     if not 1 <= number <= RUNS_MOST:
         raise BadInput(f"A budget is extended by 1 to {RUNS_MOST} runs, not by {number}.")
-    services.store.extend_budget(task_id, number, by=services.principal.label, why=_text(why))
+    services.store.extend_budget(task_id, number, by=speaker(services.principal), why=_text(why))
     return services.task(task_id)
+
+
+def speaker(principal: Principal) -> str:
+    """Return who speaks, as the ledger, the report and the agent name them: with the role that they speak in."""
+    return f"{principal.label} ({'clinician' if principal.may('clinician') else 'custodian'})"
+
+
+def _reason(text: str) -> str:
+    """Return a reason that a person may leave out."""
+    return _text(text) if text.strip() else ""
 
 
 def _text(text: str) -> str:

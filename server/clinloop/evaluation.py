@@ -38,6 +38,7 @@ from clinloop.report.write import seal_report
 from clinloop.revisions import digest_of
 from clinloop.scoring import service
 from clinloop.services import Services
+from clinloop.store.questions import UNFINISHED
 from clinloop.store.rows import RunRow
 from clinloop.store.store import Store
 from clinloop.workspace import Workspace
@@ -51,14 +52,22 @@ class _RehearsalFailed(Exception):
 
 
 def start(services: Services, task_id: str, run_name: str) -> None:
-    """Close a task and launch its evaluation; a task whose evaluation has started or ended is left alone.
+    """Close a task and launch its evaluation, or ask the clinician first; a task whose evaluation has started or ended is left alone.
 
     Raises:
-        BadInput: `run_name` is not the incumbent; the text names it.
-        NotNow: there is no accepted run, or a run is active.
+        BadInput: `run_name` is not the incumbent, or not the run that the clinician was asked about; the text names it.
+        NotNow: there is no accepted run, a run is active, or the task waits for a person otherwise.
     """
     task = services.store.task(task_id)
-    if task.status == "open":
+    asked = services.store.open_question(task_id)
+    if asked is not None and asked.kind == "finalize":
+        if run_name != asked.asked["run"]:
+            raise BadInput(
+                f"run {run_name!r} is not what the clinician was asked about: call finalize with run='{asked.asked['run']}'."
+            )
+        return
+    if task.status in UNFINISHED:
+        services.store.require_open(task_id)
         incumbent = services.store.incumbent(task_id)
         if incumbent is None:
             raise NotNow(
@@ -69,7 +78,10 @@ def start(services: Services, task_id: str, run_name: str) -> None:
                 f"run {run_name!r} is not the incumbent; the accepted model is {incumbent.name}: call finalize with run='{incumbent.name}'."
             )
         services.record_standing(task)
-        services.store.begin_evaluation(task_id, run_name)
+        if task.spec.confirm_finalize == "required":
+            services.store.ask_finalize(task_id, run_name)
+        else:
+            services.store.begin_evaluation(task_id, run_name)
     runs.recover(services, task_id)
 
 

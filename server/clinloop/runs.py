@@ -62,6 +62,7 @@ def start(
     known = services.store.runs(task_id)
     if (repeated := next((run for run in known if request_id and run.request_id == request_id), None)) is not None:
         return Started(repeated, False)
+    services.store.require_open(task_id)
     ended = [run for run in known if run.mode == "full" and not run.is_active and run.counts]
     chosen = workspace.snapshot() if not revision else workspace.revision(revision)
     if mode == "full" and not ended:
@@ -96,12 +97,28 @@ def stop(services: Services, task_id: str, name: str) -> RunRow:
     Raises:
         NotNow: the run has ended.
     """
-    run = services.store.run(task_id, name)
-    if not run.is_active:
-        raise NotNow(f"{name} has ended ({run.status}); there is nothing to stop.")
+    _require_active(services, task_id, name)
     services.store.request_stop(task_id, name)
     recover(services, task_id)
     return services.store.run(task_id, name)
+
+
+def stop_by_person(services: Services, task_id: str, name: str, *, by: str, why: str) -> RunRow:
+    """Ask a run to stop in a person's name, which its end, its ledger and its agent are told.
+
+    Raises:
+        NotNow: the run has ended, or is being stopped.
+    """
+    _require_active(services, task_id, name)
+    services.store.stop_by_person(task_id, name, by=by, why=why)
+    recover(services, task_id)
+    return services.store.run(task_id, name)
+
+
+def _require_active(services: Services, task_id: str, name: str) -> None:
+    run = services.store.run(task_id, name)
+    if not run.is_active:
+        raise NotNow(f"{name} has ended ({run.status}); there is nothing to stop.")
 
 
 def recover(services: Services, task_id: str | None = None) -> list[str]:

@@ -191,7 +191,11 @@ def freeze(spec: TaskSpec, facts: SpecFacts) -> TaskSpec:
         raise BadInput(
             f"The spec has {len(problems)} problem(s): "
             + "; ".join(problems)[:6000]
-            + ". Correct them all and call init_task again."
+            + (
+                ". Correct them all and confirm again."
+                if facts.is_confirmed
+                else ". Correct them all and call init_task again."
+            )
         )
     return spec.model_copy(
         update={

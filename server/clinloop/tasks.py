@@ -86,6 +86,19 @@ def prepare(services: Services, task_id: str) -> TaskRow:
     return services.store.task(task_id)
 
 
+def require_workspace(services: Services, task_id: str) -> TaskRow:
+    """Return a task with its workspace, which is made if the process that was to make it has died.
+
+    Raises:
+        NotNow: the contract is not confirmed yet, or was declined.
+    """
+    task = prepare(services, task_id)
+    asked = services.store.open_question(task_id)
+    if task.status == "declined" or (asked is not None and asked.kind == "spec"):
+        services.store.require_open(task_id)
+    return task
+
+
 def _resolve_metric(name: str, spec: TaskSpec) -> object:
     return metrics.resolve(name, metrics.scheme_of(spec))
 

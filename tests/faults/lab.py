@@ -237,8 +237,9 @@ class Lab:
                 run,
                 events,
             )
-        for event in ("contract", "unsealing"):
-            assert sum(row.event == event for row in chain) <= 1, event
+        contracts = [row.detail for row in chain if row.event == "contract"]
+        assert len(contracts) == 1 or (len(contracts) == 2 and contracts[1]["confirmed_by"]), contracts
+        assert sum(row.event == "unsealing" for row in chain) <= 1
         resumed = sum(row.event == "evaluation_resumed" for row in chain)
         assert sum(row.event == "scored" for row in chain) <= 1 + resumed  # a sealed test set gets new names each time
         assert sum(row.event in TERMINAL for row in chain) == (self.store.task(task_id).status in TERMINAL)

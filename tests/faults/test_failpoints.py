@@ -18,7 +18,8 @@ LOSES = (f"run:predicting{UNCOMMITTED}", "run:training")
 
 
 def test_the_cases_below_are_all_failpoints() -> None:
-    others = ("gpu:", "unseal:", "finalize:")  # test_gpus.py, test_unsealing.py, test_failpoints_of_finalize.py
+    # test_gpus.py, test_unsealing.py, test_failpoints_of_finalize.py, test_clinician.py
+    others = ("gpu:", "unseal:", "finalize:", "clinician:")
     assert sorted([*INIT, *RUN, *failpoints(*others)]) == sorted(NAMES)
 
 

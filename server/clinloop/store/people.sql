@@ -61,6 +61,7 @@ CREATE UNIQUE INDEX one_open_question_per_task ON question (task_id) WHERE answe
 CREATE TABLE note (
   task_id TEXT NOT NULL REFERENCES task,
   number INTEGER NOT NULL,
+  kind TEXT NOT NULL CHECK (kind IN ('note', 'act')),  -- words to the agent, or what a person did, told to it the same way
   author TEXT NOT NULL,
   text TEXT NOT NULL,
   written_at TEXT NOT NULL,

@@ -52,14 +52,21 @@ class QuestionRow:
 
 @dataclass(frozen=True)
 class NoteRow:
-    """What a person told the agent of a task."""
+    """What a person told the agent of a task, or did to the task."""
 
     task_id: str
     number: int
+    kind: Literal["note", "act"]
+    """Words to the agent, or what a person did to the task."""
     author: str
     text: str
     written_at: str
     delivered_at: str | None
+
+    @property
+    def line(self) -> str:
+        """The note as the agent reads it: an act follows the name as a sentence."""
+        return f"{self.author}{':' if self.kind == 'note' else ''} {self.text}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from clinloop.errors import BudgetExceeded, NotNow, unknown
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
 from clinloop.store.gpus import enter_line
+from clinloop.store.questions import why_closed
 from clinloop.store.rows import Mode, RunRow, run_row
 
 ACTIVE = ("queued", "training", "predicting", "scoring")
@@ -97,9 +98,7 @@ class Runs:
                     known = [row["id"] for row in connection.execute("SELECT id FROM task ORDER BY rowid DESC")]
                     raise unknown("task_id", task_id, known, "Call init_task to create one.")
                 if task["status"] != "open":
-                    raise NotNow(
-                        f"Task {task_id} is {task['status']}, so no run can start; call init_task for a new task."
-                    )
+                    raise NotNow(why_closed(connection, task_id))
                 active = connection.execute(
                     "SELECT * FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,)
                 ).fetchone()
@@ -201,6 +200,8 @@ class Runs:
         """
         at, scope = utc_now(), f"task:{task_id}"
         with self._database.transaction("run:settled") as connection:
+            if status == "stopped":
+                message = _who_stopped(connection, scope, name) + message
             changed = connection.execute(
                 "UPDATE run SET status = ?, end_reason = ?, message = ?, score = ?, scores = ?, decision = ?, reason = ?, reason_text = ?,"
                 " ended_at = ? WHERE task_id = ? AND name = ? AND ended_at IS NULL",
@@ -239,3 +240,14 @@ class Runs:
             if is_lost or (status == "stopped" and started_at is None):
                 ledger.append(connection, scope, "refunded", at=at, resource=resource, amount=1, run=name)
             return True
+
+
+def _who_stopped(connection: sqlite3.Connection, scope: str, run: str) -> str:
+    """Say which person stopped a run and why; empty when its agent did."""
+    row = connection.execute(
+        "SELECT detail FROM ledger WHERE scope = ? AND run = ? AND event = 'stopped_by_person'", (scope, run)
+    ).fetchone()
+    if row is None:
+        return ""
+    detail = json.loads(row["detail"])
+    return f"{detail['by']} stopped it{': ' + detail['why'] if detail['why'] else '.'} "

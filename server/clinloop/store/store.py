@@ -60,6 +60,12 @@ class Store(Tasks, Runs, Gpus, Questions, Tokens):
         with self._database.connect() as connection:
             return ledger.balance(connection, f"task:{task_id}")
 
+    def granted_runs(self, task_id: str) -> int:
+        """Return how many charged runs a task was granted, extensions included."""
+        return sum(
+            row.amount for row in self.ledger(f"task:{task_id}") if row.event == "granted" and row.resource == "run"
+        )
+
     def spend_error_view(self, task_id: str, detail: dict[str, Any]) -> None:
         """Charge one view of validation errors with their labels.
 

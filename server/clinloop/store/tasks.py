@@ -11,7 +11,7 @@ from clinloop.principal import LOCAL, Principal
 from clinloop.spec import PRESETS, TaskSpec, canonical
 from clinloop.store import ledger
 from clinloop.store.database import Database, utc_now
-from clinloop.store.questions import open_question
+from clinloop.store.questions import UNFINISHED, begin_evaluation, open_question, why_closed
 from clinloop.store.rows import TaskRow, task_row
 
 REFUNDS_PER_TASK = 3
@@ -117,10 +117,17 @@ class Tasks:
         """Close a task for runs and start its evaluation; False when one has started before.
 
         Raises:
-            NotNow: a run is active.
+            NotNow: a run is active, or the clinician has to agree first, which is another transaction (Questions.answer_finalize).
             LedgerBroken: somebody else than the server has changed the task's ledger.
         """
         with self._database.transaction("finalize:started") as connection:
+            task = connection.execute("SELECT status, spec FROM task WHERE id = ?", (task_id,)).fetchone()
+            if task is None or task["status"] not in UNFINISHED:
+                return False
+            if task["status"] != "open":
+                raise NotNow(why_closed(connection, task_id))
+            if TaskSpec.model_validate_json(task["spec"]).confirm_finalize == "required":
+                raise NotNow(f"The test set of task {task_id} is opened only after the clinician has agreed.")
             active = connection.execute(
                 "SELECT name FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,)
             ).fetchone()
@@ -129,13 +136,8 @@ class Tasks:
                     f"{active['name']} is active; wait for it with read_validation, or stop it with run_training(mode='stop'), then finalize."
                 )
             ledger.require_whole(connection, f"task:{task_id}")
-            changed = connection.execute(
-                "UPDATE task SET status = 'evaluating', phase = 'queued', final_run = ? WHERE id = ? AND status = 'open'",
-                (run_name, task_id),
-            ).rowcount
-            if changed:
-                ledger.append(connection, f"task:{task_id}", "evaluation_started", at=utc_now(), run=run_name)
-            return bool(changed)
+            begin_evaluation(connection, task_id, run_name, at=utc_now())
+            return True
 
     def reopen_task(self, task_id: str, reason: str) -> None:
         """Give a task back to its agent when the evaluation failed before the test set was touched."""
