@@ -96,7 +96,9 @@ class _Frame:
             value = count * step
             y = self.at((self.x[0], value))[1]
             lines.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-            lines.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{number(value, 2 if step >= 0.01 else 3)}</text>')
+            lines.append(
+                f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{number(value, 2 if step >= 0.01 else 3)}</text>'
+            )
         return "".join(lines)
 
     def x_labels(self, values: Sequence[int], title: str) -> str:

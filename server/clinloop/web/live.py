@@ -15,14 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from clinloop.errors import Refusal
-from clinloop.web.signing_in import SignIn
 
 POLL_S = 1.0
 """Seconds between two looks at the store; more where a look takes longer than a twentieth of that."""
 BEAT_S = 5.0
-"""Seconds after which a watcher hears something in any case, and its credential is looked at again."""
-SLOW_S = 20.0
-"""Seconds that a watcher may take to read what was sent."""
+"""Seconds after which a watcher hears something in any case, so that a connection that is dead is found out."""
 MOST_WATCHERS = 400
 
 Parts = Mapping[str, str]
@@ -36,11 +33,6 @@ class Live:
 
     def __init__(self) -> None:
         self._channels: dict[Hashable, _Channel] = {}
-        self.ended = asyncio.Event()
-
-    def close(self) -> None:
-        """End all streams, because the server stops; browsers try again by themselves."""
-        self.ended.set()
 
     @property
     def polls(self) -> int:
@@ -49,12 +41,12 @@ class Live:
 
     def watch(self, request: Request, key: Hashable, produce: Produce) -> Response:
         """Return the stream of a page; watchers of the same `key` share one poll by the `produce` of the first."""
-        if self.ended.is_set() or sum(channel.watchers for channel in self._channels.values()) >= MOST_WATCHERS:
+        if sum(channel.watchers for channel in self._channels.values()) >= MOST_WATCHERS:
             return Response("Too many live pages; the page can be loaded again by hand.\n", 503, {"Retry-After": "30"})
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = _Channel(produce, lambda: self._channels.pop(key, None))
-        return _Stream(self, channel, request)
+        return _Stream(channel, request)
 
 
 class _Channel:
@@ -106,14 +98,17 @@ class _Channel:
 
 
 class _Stream(Response):
-    """The events of one watcher: it gets the newest state, however slowly it reads, and nothing waits for it in memory."""
+    """The events of one watcher: it gets the newest state, however slowly it reads, and nothing waits for it in memory.
 
-    def __init__(self, live: Live, channel: _Channel, request: Request) -> None:
+    The gate ends it when the credential is revoked, the server stops, or nothing can be sent for a minute.
+    """
+
+    def __init__(self, channel: _Channel, request: Request) -> None:
         super().__init__(
             media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         del self.headers["content-length"]
-        self._live, self._channel, self._request = live, channel, request
+        self._channel, self._request = channel, request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._channel.join()
@@ -133,47 +128,25 @@ class _Stream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        seen = dict(entry.split(":", 1) for entry in self._request.query_params.get("seen", "").split(",") if ":" in entry)
-        checked = time.monotonic()
+        given = self._request.query_params.get("seen", "")
+        known = dict(entry.split(":", 1) for entry in given.split(",") if ":" in entry)
         text = "retry: 3000\n\n"
-        with anyio.move_on_after(SLOW_S) as patience:
-            while True:
-                parts = self._channel.parts
-                for name, html in parts.items():
-                    if seen.get(name) != (now := digest(html)):
-                        seen[name] = now
-                        text += event(name, html)
-                if text:
-                    patience.deadline = anyio.current_time() + SLOW_S
-                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-                    text = ""
-                patience.deadline = anyio.current_time() + 4 * BEAT_S
-                if self._live.ended.is_set() or self._channel.is_over:
-                    break
-                if parts is self._channel.parts and not await self._wait():
-                    text = ": still here\n\n"
-                if time.monotonic() - checked >= BEAT_S:
-                    checked = time.monotonic()
-                    if not await run_sync(self._is_admitted):
-                        break
-        with anyio.move_on_after(1):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _wait(self) -> bool:
-        """Wait for a change, or the end of the server; False when neither came for BEAT_S."""
-        waiting = [asyncio.ensure_future(self._channel.change()), asyncio.ensure_future(self._live.ended.wait())]
-        try:
-            done, _ = await asyncio.wait(waiting, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
-            return bool(done)
-        finally:
-            for each in waiting:
-                each.cancel()
-
-    def _is_admitted(self) -> bool:
-        """Tell whether who watches may still: the token is neither revoked nor expired, the session not over."""
-        checks: SignIn = self._request.app.state.sign_in
-        caller = checks.caller(self._request)
-        return caller is not None and caller.principal.may("clinician", "custodian")
+        while True:
+            parts = self._channel.parts
+            for name, html in parts.items():
+                if known.get(name) != (now := digest(html)):
+                    known[name] = now
+                    text += event(name, html)
+            if text:
+                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                text = ""
+            if self._channel.is_over:
+                break
+            if parts is self._channel.parts:
+                with anyio.move_on_after(BEAT_S) as beat:
+                    await self._channel.change()
+                text = ": still here\n\n" if beat.cancelled_caught else ""
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def digest(html: str) -> str:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from clinloop.web import task_list, task_page, task_run, task_steer
+from clinloop.web import task_confirm, task_decide, task_list, task_page, task_report, task_run, task_steer
 
-PAGES = [*task_list.PAGES, *task_page.PAGES, *task_steer.PAGES, *task_run.PAGES]
+PAGES = [
+    *task_list.PAGES,
+    *task_page.PAGES,
+    *task_confirm.PAGES,
+    *task_decide.PAGES,
+    *task_steer.PAGES,
+    *task_run.PAGES,
+    *task_report.PAGES,
+]
