@@ -50,7 +50,7 @@ def _parts(look: TaskLook) -> dict[str, str]:
 SAID = {
     **{
         name: getattr(words, name)
-        for name in ("at", "short", "duration", "kind", "rule", "metric", "share", "budget", "run_name")
+        for name in ("at", "short", "duration", "kind", "rule", "metric", "share", "budget", "run_name", "stored")
     },
     "risks": words.RISKS,
     "acceptance": words.ACCEPTANCE,

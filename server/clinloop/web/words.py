@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -140,6 +141,11 @@ def kind(spec: TaskSpec) -> str:
 def budget(spec: TaskSpec) -> str:
     """Return the name of the budget."""
     return _PRESETS[spec.budget]
+
+
+def stored(spec: TaskSpec) -> str:
+    """Return a spec as JSON for reading."""
+    return json.dumps(spec.model_dump(mode="json"), indent=2, ensure_ascii=False)
 
 
 def rule(text: str) -> str:
