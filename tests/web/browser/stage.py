@@ -37,6 +37,8 @@ class Stage:
     def __init__(self, services: Services) -> None:
         self.services = services.for_principal(Principal("codex", frozenset(["agent"])))
         self.doctor = services.for_principal(DOCTOR)
+        self.made: dict[str, str] = {}
+        """Tasks that several tests look at."""
 
     def task(self, request: str = REQUEST, **spec: Any) -> str:
         """Begin a task; its agent is codex."""
