@@ -75,8 +75,8 @@ async def check(request: Request) -> Response:
 def _verified(services: Services, task_id: str) -> object:
     from clinloop.report.verify import verify  # late: it loads numpy
 
-    services.task(task_id)
-    return verify(services.state.task(task_id).report, heads=(), key=None)
+    _files(services, task_id)
+    return verify(services.state.task(task_id).report)
 
 
 def _files(services: Services, task_id: str) -> list[File]:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, StorageState, sync_playwright
 
 from clinloop.services import Services
 from clinloop.settings import Limits, load_settings
@@ -125,12 +125,22 @@ def tokens(stage: Stage) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def session(chromium: Browser, server: Server, tokens: dict[str, str]) -> StorageState:
+    """The cookie of the clinician, who signs in once: attempts are limited."""
+    context = chromium.new_context()
+    Person(context, server).sign_in(tokens["clinician"])
+    kept = context.storage_state()
+    context.close()
+    return kept
+
+
 @pytest.fixture
-def doctor(chromium: Browser, server: Server, tokens: dict[str, str]) -> Generator[Person]:
+def doctor(chromium: Browser, server: Server, session: StorageState) -> Generator[Person]:
     """A clinician who has signed in; nothing may be asked of other servers, and the browser may not complain."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
-    person = Person(context, server).sign_in(tokens["clinician"])
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, storage_state=session)
+    context.set_default_timeout(30_000)
+    person = Person(context, server)
     yield person
     context.close()
     assert person.elsewhere == []

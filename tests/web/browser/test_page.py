@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, StorageState, expect
 
 from .conftest import Person
 from .stage import REQUEST, Server, Stage
@@ -163,14 +163,15 @@ def test_text_of_the_agent_is_shown_and_never_run(stage: Stage, doctor: Person) 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_no_serious_fault_on_any_page(
-    stage: Stage, chromium: Browser, server: Server, tokens: dict[str, str], scheme: str, width: int
+    stage: Stage, chromium: Browser, server: Server, session: StorageState, scheme: str, width: int
 ) -> None:
     tasks = _one_of_each(stage)
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    size = {"width": width, "height": 900}
+    context = chromium.new_context(viewport=size, color_scheme=scheme, storage_state=session)  # type: ignore[arg-type]
+    context.set_default_timeout(30_000)
     person = Person(context, server)
     person.open("/sign-in")
     assert person.faults() == []
-    person.sign_in(tokens["clinician"])
     paths = ["/", "/?show=done&q=nothing", f"/tasks/{tasks['worked']}", f"/tasks/{tasks['worked']}/steer"]
     paths += [f"/tasks/{tasks['worked']}/runs/run1", f"/tasks/{tasks['waiting']}", f"/tasks/{tasks['waiting']}/confirm"]
     paths += [f"/tasks/{tasks['asks']}/approve", f"/tasks/{tasks['done']}", f"/tasks/{tasks['done']}/report"]
@@ -196,4 +197,3 @@ def _one_of_each(stage: Stage) -> dict[str, str]:
         stage.run(stage.made["done"])
         stage.evaluated(stage.made["done"])
     return stage.made
-
