@@ -17,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from clinloop.errors import Refusal
 
 POLL_S = 1.0
-"""Seconds between two looks at the store; more where a look takes longer than a twentieth of that."""
+"""Seconds between two looks at the store; ten times as long as a look takes where that is more, up to SELDOM_S."""
+SELDOM_S = 5.0
 BEAT_S = 5.0
 """Seconds after which a watcher hears something in any case, so that a connection that is dead is found out."""
 MOST_WATCHERS = 400
@@ -83,7 +84,7 @@ class _Channel:
                 if found != self.parts:
                     self.parts = found
                     self._wake()
-                await asyncio.sleep(max(POLL_S, 20 * (time.monotonic() - begun)))
+                await asyncio.sleep(min(SELDOM_S, max(POLL_S, 10 * (time.monotonic() - begun))))
         except Refusal:
             pass  # the task is gone, and with it what could be shown
         except Exception:
