@@ -11,6 +11,7 @@ from clinloop import runs, tasks
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import BadInput, NotNow
 from clinloop.principal import Principal
+from clinloop.scoring.acceptance import FAMILY_LEVEL
 from clinloop.services import Services
 from clinloop.spec import Answer, TaskSpec, freeze
 from clinloop.store.rows import RunRow, TaskRow
@@ -177,6 +178,22 @@ def extend_budget(services: Services, task_id: str, number: int, why: str) -> Ta
         raise BadInput(f"A budget is extended by 1 to {RUNS_MOST} runs, not by {number}.")
     services.store.extend_budget(task_id, number, by=speaker(services.principal), why=_text(why))
     return services.task(task_id)
+
+
+def level_note(services: Services, task_id: str) -> str:
+    """Say that the acceptance rule has spent its level, so that it can accept no further run; empty while it can."""
+    task = services.task(task_id)
+    spent = sum(
+        float(row.detail.get("spends") or 0.0)
+        for row in services.store.ledger(f"task:{task_id}")
+        if row.event == "settled" and row.detail.get("decision") == "rejected"
+    )
+    if task.spec.acceptance == "paper" or spent < FAMILY_LEVEL - 1e-9:
+        return ""
+    return (
+        f"The runs so far have used all of the {FAMILY_LEVEL:.0%} that acceptance {task.spec.acceptance!r} may err by, so it can accept none of the "
+        "further runs; you can choose one yourself. Extend a budget before its last run."
+    )
 
 
 def speaker(principal: Principal) -> str:

@@ -22,6 +22,7 @@ from clinloop.report import data as report
 from clinloop.report.choices import course_of
 from clinloop.report.conduct import facts_of
 from clinloop.report.evidence import Evidence, truth_csv
+from clinloop.report.people import people
 from clinloop.report.stages import score
 from clinloop.report.suspecting import look_for_suspects
 from clinloop.report.write import write_report
@@ -161,7 +162,7 @@ def _report_data(
 ) -> report.ReportData:
     task, spec, scope = here.task, here.task.spec, f"task:{here.task.id}"
     seal = vault.seal_state(here.dataset.folder)
-    preset = PRESETS[spec.budget]
+    preset, granted = PRESETS[spec.budget], store.granted_runs(task.id)
     rows = [*store.ledger(f"dataset:{task.dataset}"), *store.ledger(scope)]
     balance = store.balance(task.id)
     level = store.recorded_level(task.id)
@@ -193,12 +194,13 @@ def _report_data(
         primary_title=scored.title(spec.primary_metric, here.scheme),
         assumptions=spec.assumptions,
         open_questions=spec.open_questions,
+        people=people([report.LedgerRow(**row._asdict()) for row in store.ledger(scope)]),
         dataset=_dataset_facts(here.dataset, spec, outcome),
         guarantee=report.Guarantee(level=level.code, name=level.name, meaning=level.meaning),
         budget=report.BudgetFacts(
             preset=spec.budget,
-            runs_granted=preset.runs,
-            runs_used=preset.runs - balance["run"],
+            runs_granted=granted,
+            runs_used=granted - balance["run"],
             smoke_used=preset.smokes - balance["smoke"],
             seconds_per_run=preset.train_seconds,
         ),

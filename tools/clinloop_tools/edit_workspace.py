@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from clinloop import tasks
 from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop.untrusted import clean
 from clinloop.workspace import Workspace
 from clinloop_tools.common import NOT_GIVEN, State, tool
-from clinloop_tools.replies import Reply, shortened, structured, task_facts
+from clinloop_tools.replies import Reply, shortened, spoken, task_facts, waiting_step
 
 Operation = Literal[
     "list", "view", "search", "create", "replace", "insert", "patch", "delete", "diff", "log", "restore"
@@ -100,6 +101,7 @@ def edit_workspace(
         if given[name] is None or (not given[name] and name not in may_be_empty)
     ]:
         raise BadInput(f"Operation '{operation}' needs {', '.join(_NEEDS[operation])}; missing: {', '.join(missing)}.")
+    tasks.require_workspace(state, task_id)
     folder = state.state.task(task_id)
     workspace = Workspace(folder.workspace, folder.revisions)
     match operation:
@@ -117,17 +119,17 @@ def edit_workspace(
             edit = workspace.restore(revision, path=path)
         case "view":
             shown = _view(workspace, path, first_line, last_line)
-            return structured(_reply(state, task_id, workspace.log(limit=1)[0].name, shown))
+            return spoken(state, task_id, _reply(state, task_id, workspace.log(limit=1)[0].name, shown))
         case "list" | "search" | "diff" | "log":
             shown = _look(workspace, operation, path=path, text=text, revision=revision, since=since)
-            return structured(_reply(state, task_id, workspace.log(limit=1)[0].name, shown))
+            return spoken(state, task_id, _reply(state, task_id, workspace.log(limit=1)[0].name, shown))
     note = (
         f"Changes made outside edit_workspace were recorded first as {edit.outside_revision}."
         if edit.outside_revision
         else ""
     )
     shown = {"summary": edit.summary, "diff": edit.diff, "note": note}
-    return structured(_reply(state, task_id, edit.revision, shown, is_edit=True))
+    return spoken(state, task_id, _reply(state, task_id, edit.revision, shown, is_edit=True))
 
 
 def _view(workspace: Workspace, path: str, first_line: int, last_line: int | None) -> dict[str, Any]:
@@ -193,7 +195,8 @@ def _reply(
 ) -> WorkspaceReply:
     facts = task_facts(services, task_id)
     if facts.task.status != "open":
-        next_step = f"The task is {facts.task.status}: nothing of the workspace can run any more."
+        closed = f"The task is {facts.task.status}: nothing of the workspace can run any more."
+        next_step = waiting_step(services, facts.task) or closed
     elif is_edit:
         next_step = f"Smoke-test it: run_training(task_id='{task_id}', mode='smoke')."
     else:

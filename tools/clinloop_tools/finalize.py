@@ -10,11 +10,16 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from clinloop import tasks
 from clinloop.services import Services
+from clinloop.store.rows import QuestionRow
 from clinloop.tradeoffs import tradeoffs_of
 from clinloop_tools.common import State, tool, wait_seconds
-from clinloop_tools.replies import Reply, structured, task_facts
+from clinloop_tools.replies import Reply, spoken, task_facts, waiting_step
 from clinloop_tools.tradeoffs import waiting
+
+_ASKED = ("awaiting_confirmation", "awaiting_choice")
+"""States in which the clinician was asked something by finalize."""
 
 
 class FinalReply(Reply):
@@ -49,31 +54,37 @@ async def finalize(
     Both are rehearsed on validation images first; if that fails, the test set stays sealed and the task stays open. Then each
     predicts the test images in a fresh sandbox, and the server scores them with 95 % intervals and paired p-values, writes the
     report and the model folder. It takes minutes: the call returns "evaluating"; repeat it, with the same arguments, for the
-    stored result. Where the spec leaves trade-offs to the clinician and there is one, it ends in "awaiting_choice" until they have
-    chosen. Where the test set is sealed it ends in "awaiting_unseal", until the clinician opens it. Nothing that the final
+    stored result. Where the clinician must agree first, it waits in "awaiting_confirmation"; where trade-offs are theirs to settle, in
+    "awaiting_choice"; where the test set is sealed, it ends in "awaiting_unseal" until the clinician opens it. Nothing that the final
     sandboxes print comes back. Call it when read_validation shows no run worth another try.
     """
     from clinloop import evaluation  # late: a server must answer its first request within a second
 
-    await anyio.to_thread.run_sync(evaluation.start, state, task_id, run)
+    await anyio.to_thread.run_sync(tasks.require_workspace, state, task_id)
+    if not _is_news(state, task_id, run):
+        await anyio.to_thread.run_sync(evaluation.start, state, task_id, run)
     deadline = time.monotonic() + wait_seconds(ctx, wait)
     task = state.store.task(task_id)
     beat = 0
-    while task.status in ("awaiting_choice", "evaluating", "unsealed") and time.monotonic() < deadline:
+    while task.status in ("evaluating", "unsealed", *_ASKED) and time.monotonic() < deadline:
+        if task.status in _ASKED and state.store.waiting_notes(task_id):
+            break
         await anyio.sleep(0.5)
         beat += 1
         if beat % 20 == 0:
             await ctx.report_progress(beat, None, task.phase)
         task = state.store.task(task_id)
     facts, level = task_facts(state, task_id), state.store.recorded_level(task_id)
-    if task.status == "awaiting_choice":
-        next_step = waiting(tradeoffs_of(state, task_id))
-    elif task.status == "open" and task.chosen_run and not task.phase:
+    if task.status == "open" and task.chosen_run and not task.phase:
         next_step = f"The clinician has chosen {task.chosen_run}: go on from it, or finalize(task_id='{task_id}', run='{task.chosen_run}')."
     elif task.status == "open":  # given back
         next_step = (
             f"The evaluation ended before the test set was opened: {task.phase} Put that right, then finalize again."
+            if (refused := _refusal(state, task_id)) is None
+            else f"{refused.answered_by} does not want the test set opened yet: {(refused.answer or {}).get('why')} Go on, then finalize again."
         )
+    elif waits := waiting_step(state, task):
+        next_step = waiting(waits, tradeoffs_of(state, task_id)) if task.status == "awaiting_choice" else waits
     elif task.status == "awaiting_unseal":
         next_step = (
             f"The test set is sealed and both models are frozen. Tell the clinician to run `clinloop unseal {task_id} --identity FILE` with the "
@@ -97,7 +108,22 @@ async def finalize(
         phase=task.phase,
         result=task.result,
     )
-    return structured(reply)
+    return spoken(state, task_id, reply)
+
+
+def _refusal(services: Services, task_id: str) -> QuestionRow | None:
+    """Return the clinician's no, if that is what they said last to opening the test set."""
+    asked = [question for question in services.store.questions(task_id) if question.kind == "finalize"]
+    return asked[-1] if asked and asked[-1].answer and not asked[-1].answer["approved"] else None
+
+
+def _is_news(services: Services, task_id: str, run: str) -> bool:
+    """Tell whether the agent has not heard yet of a no for this run: then it hears that before the clinician is asked again."""
+    refused = _refusal(services, task_id)
+    is_open = services.store.task(task_id).status == "open"
+    return (
+        is_open and refused is not None and refused.asked["run"] == run and bool(services.store.waiting_notes(task_id))
+    )
 
 
 TOOL = tool(

@@ -11,11 +11,11 @@ from clinloop import context, ingestion, tasks, templates
 from clinloop.errors import NotNow
 from clinloop.spec import TaskSpec
 from clinloop_tools.common import State, tool
-from clinloop_tools.replies import ImageView, Reply, image_view, structured, task_facts
+from clinloop_tools.replies import ImageView, Reply, image_view, spoken, task_facts, waiting_step
 
 
 class TaskReply(Reply):
-    """A task that is ready for runs."""
+    """A task, ready for runs unless status says that the clinician has to confirm it."""
 
     task_id: str
     """Name of the task in all other calls."""
@@ -32,7 +32,7 @@ class TaskReply(Reply):
     files: list[str]
     """Files of the workspace."""
     workspace: str
-    """Folder of the workspace; it may also be edited with your own tools, every run snapshots it. Empty when it is out of your reach."""
+    """Folder of the workspace; it may also be edited with your own tools, every run snapshots it. Empty when it is out of your reach, or not made yet."""
     guarantee_meaning: str
     """What that level means, and why it is not higher; the report states the lowest level of the task."""
     image: ImageView
@@ -69,7 +69,8 @@ def init_task(
 
     Call it after inspect_dataset. Translate the request yourself: which classes, which error is worse, which metric decides, what must
     not get worse. Write what you assumed into `assumptions` and what only the clinician can say into `open_questions`. The spec is
-    checked against the data and all problems come back at once. It cannot be changed afterwards. The same arguments return the same task.
+    checked against the data and all problems come back at once. It cannot be changed afterwards, except by the clinician where they must
+    confirm it first (status "awaiting_confirmation"; read_validation waits for that). The same arguments return the same task.
     Next: read the workspace with edit_workspace, then start the baseline with run_training.
     """
     if dataset in ingestion.folders(state):
@@ -78,11 +79,15 @@ def init_task(
         state, dataset_name=dataset, request=request, spec=spec, template=template, tier=tier, seed=seed
     )
     facts = task_facts(state, task.id)
+    workspace = state.state.task(task.id).workspace
     files = templates.find(task.template, task.spec.task_type).sources(tier)
+    begin = (
+        f"Read {', '.join(name for name in files if '/' not in name)} with edit_workspace(task_id='{task.id}', operation='view', path=...), "
+        f"then start the baseline: run_training(task_id='{task.id}')."
+    )
     reply = TaskReply(
         status=task.status,
-        next_step=f"Read {', '.join(name for name in files if '/' not in name)} with edit_workspace(task_id='{task.id}', operation='view', path=...), "
-        f"then start the baseline: run_training(task_id='{task.id}').",
+        next_step=waiting_step(state, task) or begin,
         guarantee=facts.standing.level.code,
         guarantee_meaning=facts.standing.text,
         ledger_head=facts.head,
@@ -94,11 +99,11 @@ def init_task(
         template=task.template,
         tier=tier,
         files=list(files),
-        workspace=str(state.state.task(task.id).workspace) if state.connection == "stdio" else "",
+        workspace=str(workspace) if state.connection == "stdio" and workspace.is_dir() else "",
         image=image_view(context.image_of(state.settings, task), state.settings),
         open_questions=list(task.spec.open_questions),
     )
-    return structured(reply)
+    return spoken(state, task.id, reply)
 
 
 TOOL = tool(init_task, title="Start a task", read_only=False, idempotent=True)

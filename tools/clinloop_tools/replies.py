@@ -16,15 +16,17 @@ from clinloop.scoring.results import primary_as_sent
 from clinloop.services import Services
 from clinloop.settings import Settings
 from clinloop.spec import PRESETS
-from clinloop.store.rows import RunRow, TaskRow
+from clinloop.store.rows import NoteRow, RunRow, TaskRow
 from clinloop.untrusted import clean
 
 REPLY_CAP = 9_500
 """Characters of a reply as JSON: clients cut the middle out of replies of more than about 10,000."""
 _TEXT_CAP, _NAME_CAP = 8_000, 200
-_KEPT_WHOLE = frozenset({"status", "guarantee", "ledger_head", "budget", "task_id", "cursor", "left_out"})
+_KEPT_WHOLE = frozenset({"status", "guarantee", "ledger_head", "budget", "task_id", "cursor", "left_out", "clinician"})
 _NEWEST_LAST = frozenset({"runs", "validations", "log"})
 """Fields whose beginning is left out first; of all others the end is."""
+_SAID_CAP = 4_000
+"""Characters of what people said in one reply, which nothing else may push out; the rest is for the next one."""
 _LARGE = 200
 """Characters; smaller parts are not worth shortening by themselves."""
 
@@ -59,6 +61,8 @@ class Reply(Value):
     """State of what was asked about, or "ok"."""
     next_step: str
     """What to do next."""
+    clinician: list[str] = Field(default_factory=list[str])
+    """What the clinician or the custodian told you, or did to the task, since your last reply: their words, which come before your plan."""
     guarantee: str
     """Guarantee level of this connection: L0 honour (the agent's own shell could read the vault; its submitted code cannot), L1 sealed,
     L2 separate user, L3 remote."""
@@ -121,10 +125,11 @@ def task_facts(services: Services, task_id: str) -> TaskFacts:
     task = services.store.task(task_id)
     left = services.store.balance(task_id)
     preset = PRESETS[task.spec.budget]
+    granted = services.store.granted_runs(task_id)
     budget = Budget(
         preset=task.spec.budget,
         runs_left=left["run"],
-        runs_granted=preset.runs,
+        runs_granted=granted,
         seconds_per_run=preset.train_seconds,
         smokes_left=left["smoke"],
         error_views_left=left["error_view"],
@@ -162,6 +167,38 @@ def structured(reply: Reply) -> CallToolResult:
     """Return a reply as structured content and as the same JSON in text: clients show the model one or the other."""
     value = fitted(_cleaned(reply.model_dump(mode="json")))
     return CallToolResult(content=[TextContent(type="text", text=_json(value))], structured_content=value)
+
+
+def spoken(services: Services, task_id: str, reply: Reply) -> CallToolResult:
+    """Return a reply about a task with what people told its agent since the last one, and note that it was handed over."""
+    waiting = services.store.waiting_notes(task_id)
+    taken: list[NoteRow] = []
+    for note in waiting:
+        if taken and sum(len(other.line) for other in (*taken, note)) > _SAID_CAP:
+            break
+        taken.append(note)
+    if not taken:
+        return structured(reply)
+    more = len(waiting) - len(taken)
+    lines = [note.line for note in taken] + ([f"{more} more with the next reply."] if more else [])
+    update = {"clinician": lines, "next_step": f"Heed what `clinician` says first. {reply.next_step}"}
+    result = structured(reply.model_copy(update=update))
+    services.store.mark_delivered(taken)
+    return result
+
+
+def waiting_step(services: Services, task: TaskRow) -> str:
+    """Say what to do about a task that waits for a person, or that the clinician has declined; empty for any other."""
+    if task.status == "declined":
+        return services.store.why_closed(task.id)
+    waits = services.store.waits_for_person(task.id)
+    if not waits:
+        return ""
+    asked = services.store.open_question(task.id)
+    command = {"spec": "confirm", "finalize": "approve", "tradeoff": "choose"}[asked.kind] if asked else "resume"
+    page = f"{services.settings.page_url.rstrip('/')}/tasks/{task.id} or " if services.settings.page_url else ""
+    tell = f"Tell them: {page}`clinloop task {command} {task.id}`." if asked else "Only a person ends the pause."
+    return f"{waits} {tell} Call read_validation(task_id='{task.id}', since=<cursor>) until that has happened; nothing else can be done before."
 
 
 def picture(data: bytes, head: str) -> CallToolResult:

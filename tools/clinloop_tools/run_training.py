@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from clinloop import runs
+from clinloop import runs, tasks
 from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
 from clinloop_tools.common import State, tool
-from clinloop_tools.replies import Reply, RunView, run_view, structured, task_facts
+from clinloop_tools.replies import Reply, RunView, run_view, spoken, task_facts
 
 
 class RunReply(Reply):
@@ -79,6 +79,7 @@ def run_training(
     predictions and accepts or rejects the run against the incumbent. One run per task at a time. It goes on when you disconnect.
     Next: read_validation(task_id) waits for it.
     """
+    tasks.require_workspace(state, task_id)
     if mode == "stop":
         if not run:
             raise BadInput("Mode 'stop' needs `run`, the name of the run to end, e.g. run='run3'.")
@@ -115,7 +116,7 @@ def _reply(services: Services, run: RunRow, *, is_new: bool, next_step: str) -> 
         run=run_view(run),
         is_new=is_new,
     )
-    return structured(reply)
+    return spoken(services, run.task_id, reply)
 
 
 TOOL = tool(run_training, title="Run training", read_only=False, idempotent=False)

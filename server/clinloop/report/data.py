@@ -302,6 +302,21 @@ class LedgerRow(_Value):
     """Ed25519 signature of the hash: 128 hexadecimal digits."""
 
 
+class Said(_Value):
+    """What a person said or did while the task was worked on."""
+
+    at: str
+    """UTC ISO-8601."""
+    by: str
+    """Name, with the role in which it was done."""
+    did: str
+    """What, as it follows the name."""
+    run: str | None = None
+    """Run that it was about."""
+    text: str = ""
+    """The person's words, or what a confirmation changed."""
+
+
 class ReportData(_Value):
     """Everything that the report of one task says."""
 
@@ -329,6 +344,8 @@ class ReportData(_Value):
     """What the agent assumed where the request was silent."""
     open_questions: tuple[str, ...] = ()
     """What the clinician should still answer."""
+    people: tuple[Said, ...] = ()
+    """What people said and did, oldest first."""
     dataset: DatasetFacts
     """The data."""
     guarantee: Guarantee

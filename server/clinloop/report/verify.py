@@ -45,6 +45,7 @@ from clinloop.report.data import GENESIS, LedgerRow, ReportData
 from clinloop.report.evidence import Evidence, read_evidence
 from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
+from clinloop.report.people import check_people
 from clinloop.report.rescore import TOLERANCE, analysis_differences, same, score_differences
 from clinloop.report.stages import check_scorecard
 from clinloop.scoring.analysis import Analysis
@@ -156,6 +157,7 @@ def _checks(
         yield check_anchor(heads, dataset, [*task, *later])
     yield _contract(data, task)
     yield _commitment(data, dataset)
+    yield check_people(data, task)
     yield _budget(data, task)
     yield _runs(data, task)
     yield check_choice(data, task)

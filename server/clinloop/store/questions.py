@@ -238,6 +238,11 @@ class Questions:
             if _status(connection, task_id) != "open":
                 raise NotNow(why_closed(connection, task_id))
 
+    def why_closed(self, task_id: str) -> str:
+        """Say why no run of a task that is not open can start, and what to do."""
+        with self._database.connect() as connection:
+            return why_closed(connection, task_id)
+
     def waits_for_person(self, task_id: str) -> str:
         """Say what a task waits for a person to do; empty when it waits for nobody."""
         with self._database.connect() as connection:
