@@ -13,6 +13,7 @@ import typer
 
 from clinloop import __version__
 from clinloop.cli_annotate import annotate
+from clinloop.cli_clinician import COMMANDS as CLINICIAN
 from clinloop.cli_data import LAYOUT_HELP, data_app
 from clinloop.cli_export import export
 from clinloop.cli_images import images_app
@@ -43,7 +44,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Example: clinloop demo",
 )
-task_app = typer.Typer(no_args_is_help=True, help="Tasks: list, show, score.", epilog="Example: clinloop task list")
+task_app = typer.Typer(
+    no_args_is_help=True,
+    help="Tasks: list, show, score, and what a clinician says to them.",
+    epilog="Example: clinloop task list",
+)
 app.add_typer(data_app, name="data")
 app.add_typer(images_app, name="images")
 app.add_typer(service_app, name="service")
@@ -55,6 +60,8 @@ data_app.command("annotate", epilog="Example: clinloop data annotate siim --mode
     annotate
 )
 task_app.command("score", epilog="Example: clinloop task score isic-3f9a2c")(task_score)
+for command, example in CLINICIAN.items():
+    task_app.command(epilog=example)(command)
 app.command(epilog="Example: clinloop export isic-3f9a2c --format onnx --out ./onnx")(export)
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)
 
@@ -184,14 +191,18 @@ def task_list(state: StateOption = None) -> None:
     """List the tasks, newest first."""
     services = services_of(state)
     rows = table("task", "dataset", "status", "runs left", "incumbent", "score", "created")
+    waits: list[str] = []
     for task in services.store.tasks():
         incumbent = services.store.incumbent(task.id)
         score = f"{incumbent.score:.4f}" if incumbent and incumbent.score is not None else ""
-        left = str(services.store.balance(task.id).get("run", 0))
+        left = f"{services.store.balance(task.id).get('run', 0)} of {services.store.granted_runs(task.id)}"
+        waits += filter(None, [services.store.waits_for_person(task.id)])
         rows.add_row(
             task.id, task.dataset, task.status, left, incumbent.name if incumbent else "", score, task.created_at[:19]
         )
     out().print(rows)
+    for text in waits:
+        out().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @task_app.command("show", epilog="Example: clinloop task show isic-3f9a2c")
@@ -205,6 +216,8 @@ def task_show(task_id: str, state: StateOption = None) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if waits := services.store.waits_for_person(task_id):
+        out().print(waits, markup=False, highlight=False, soft_wrap=True)
     out().print(task.request, markup=False, highlight=False)
     out().print_json(json.dumps(task.spec.model_dump(mode="json")))
     rows = table("run", "status", "revision", task.spec.primary_metric, "decision", "reason", "hypothesis")
@@ -214,6 +227,8 @@ def task_show(task_id: str, state: StateOption = None) -> None:
             run.name, run.status, run.revision, score, run.decision, run.reason or run.end_reason, run.hypothesis[:80]
         )
     out().print(rows)
+    for note in services.store.notes(task_id):
+        out().print(f"{note.written_at[:16]} {note.line}", markup=False, highlight=False, soft_wrap=True)
     if task.result:
         out().print_json(json.dumps(task.result))
 

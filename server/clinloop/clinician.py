@@ -11,9 +11,11 @@ from clinloop import runs, tasks
 from clinloop.datasets.dataset import Dataset
 from clinloop.errors import BadInput, NotNow
 from clinloop.principal import Principal
+from clinloop.scoring.acceptance import FAMILY_LEVEL
 from clinloop.services import Services
 from clinloop.spec import Answer, TaskSpec, freeze
 from clinloop.store.rows import RunRow, TaskRow
+from clinloop.tradeoffs import given_up, tradeoffs_of
 
 NOTE_CHARACTERS = 2000
 RUNS_MOST = 100
@@ -119,7 +121,8 @@ def choose_run(services: Services, task_id: str, run: str, why: str = "") -> Tas
     chosen = services.store.run(task_id, run)
     if chosen.scores is None or chosen.mode != "full":
         raise BadInput(f"{run} has no score on validation, so it cannot be chosen.")
-    services.store.choose_run(task_id, run, by=speaker(services.principal), why=_reason(why))
+    given = given_up(tradeoffs_of(services, task_id), run)
+    services.store.choose_run(task_id, run, by=speaker(services.principal), why=_reason(why), given=given)
     return services.task(task_id)
 
 
@@ -175,6 +178,22 @@ def extend_budget(services: Services, task_id: str, number: int, why: str) -> Ta
         raise BadInput(f"A budget is extended by 1 to {RUNS_MOST} runs, not by {number}.")
     services.store.extend_budget(task_id, number, by=speaker(services.principal), why=_text(why))
     return services.task(task_id)
+
+
+def level_note(services: Services, task_id: str) -> str:
+    """Say that the acceptance rule has spent its level, so that it can accept no further run; empty while it can."""
+    task = services.task(task_id)
+    spent = sum(
+        float(row.detail.get("spends") or 0.0)
+        for row in services.store.ledger(f"task:{task_id}")
+        if row.event == "settled" and row.detail.get("decision") == "rejected"
+    )
+    if task.spec.acceptance == "paper" or spent < FAMILY_LEVEL - 1e-9:
+        return ""
+    return (
+        f"The runs so far have used all of the {FAMILY_LEVEL:.0%} that acceptance {task.spec.acceptance!r} may err by, so it can accept none of the "
+        "further runs; you can choose one yourself. Extend a budget before its last run."
+    )
 
 
 def speaker(principal: Principal) -> str:

@@ -19,8 +19,10 @@ from clinloop.files import remove_tree, sha256_file, write_atomic
 from clinloop.gallery import gained_and_lost
 from clinloop.paths import TaskFolder
 from clinloop.report import data as report
+from clinloop.report.choices import course_of
 from clinloop.report.conduct import facts_of
 from clinloop.report.evidence import Evidence, truth_csv
+from clinloop.report.people import people
 from clinloop.report.stages import score
 from clinloop.report.suspecting import look_for_suspects
 from clinloop.report.write import write_report
@@ -31,8 +33,9 @@ from clinloop.scoring import service
 from clinloop.scoring.analysis import Undeclared
 from clinloop.spec import PRESETS, TaskSpec
 from clinloop.store.database import utc_now
-from clinloop.store.rows import RunRow, TaskRow
+from clinloop.store.rows import TaskRow
 from clinloop.store.store import Store
+from clinloop.tradeoffs import find_tradeoffs, picture_of
 from clinloop.workspace import Workspace
 
 Model = Literal["initial", "refined"]
@@ -116,11 +119,11 @@ def run_summaries(store: Store, folder: TaskFolder, task: TaskRow) -> list[repor
     """Return the full runs of a task as the report and the figures show them."""
     workspace = Workspace(folder.workspace, folder.revisions)
     summaries: list[report.RunSummary] = []
-    incumbent: RunRow | None = None
+    course = course_of(store.ledger(f"task:{task.id}"))
+    revisions = {run.name: run.revision for run in store.runs(task.id)}
     for run in (run for run in store.runs(task.id) if run.mode == "full" and not run.is_active):
-        before = incumbent.revision if incumbent else "r1"
-        if run.decision == "accepted":
-            incumbent = run
+        before = revisions.get(course.before.get(run.name) or "", "r1")
+        after = course.after.get(run.name)
         points = folder.run(run.name).read_validations()
         validations = [(point["seconds"], point["score"]) for point in points if "score" in point]
         best = [score for _, score in validations]
@@ -144,9 +147,10 @@ def run_summaries(store: Store, folder: TaskFolder, task: TaskRow) -> list[repor
                 train_seconds=run.facts.get("train_seconds"),
                 diff_summary=workspace.diff_summary(before, run.revision),
                 validations=tuple(validations),
-                incumbent_after=incumbent.number if incumbent else None,
+                incumbent_after=int(after.removeprefix("run")) if after else None,
                 inputs=tuple(int(name.removeprefix("run")) for name in run.inputs),
                 ran_in=run.ran_in,
+                chosen=run.name in course.chosen,
                 claimed=(max if service.is_higher_better(task.spec.primary_metric) else min)(best) if best else None,
             )
         )
@@ -158,7 +162,7 @@ def _report_data(
 ) -> report.ReportData:
     task, spec, scope = here.task, here.task.spec, f"task:{here.task.id}"
     seal = vault.seal_state(here.dataset.folder)
-    preset = PRESETS[spec.budget]
+    preset, granted = PRESETS[spec.budget], store.granted_runs(task.id)
     rows = [*store.ledger(f"dataset:{task.dataset}"), *store.ledger(scope)]
     balance = store.balance(task.id)
     level = store.recorded_level(task.id)
@@ -176,6 +180,7 @@ def _report_data(
         operating_rule=spec.operating_point,
         seed=task.seed,
     )
+    choices, found = course_of(store.ledger(scope)).choices, find_tradeoffs(store, task)
     resumed = [row.at for row in rows if row.event == "evaluation_resumed"]
     return report.ReportData(
         created_at=utc_now(),
@@ -189,17 +194,20 @@ def _report_data(
         primary_title=scored.title(spec.primary_metric, here.scheme),
         assumptions=spec.assumptions,
         open_questions=spec.open_questions,
+        people=people([report.LedgerRow(**row._asdict()) for row in store.ledger(scope)]),
         dataset=_dataset_facts(here.dataset, spec, outcome),
         guarantee=report.Guarantee(level=level.code, name=level.name, meaning=level.meaning),
         budget=report.BudgetFacts(
             preset=spec.budget,
-            runs_granted=preset.runs,
-            runs_used=preset.runs - balance["run"],
+            runs_granted=granted,
+            runs_used=granted - balance["run"],
             smoke_used=preset.smokes - balance["smoke"],
             seconds_per_run=preset.train_seconds,
         ),
         runs=tuple(run_summaries(store, here.folder, task)),
         incumbent=accepted.number,
+        choices=choices,
+        tradeoff=picture_of(found) if found.exists or choices else None,
         operating_points=tuple(_operating_points(store, task, frozen)),
         final=tuple(metrics),
         validation_to_test=report.ValidationToTest(

@@ -41,6 +41,7 @@ from clinloop.services import Services
 from clinloop.store.questions import UNFINISHED
 from clinloop.store.rows import RunRow
 from clinloop.store.store import Store
+from clinloop.tradeoffs import tradeoffs_of
 from clinloop.workspace import Workspace
 
 _MODELS: tuple[Model, ...] = ("initial", "refined")
@@ -54,12 +55,16 @@ class _RehearsalFailed(Exception):
 def start(services: Services, task_id: str, run_name: str) -> None:
     """Close a task and launch its evaluation, or ask the clinician first; a task whose evaluation has started or ended is left alone.
 
+    Where the spec leaves trade-offs to the clinician and there is one that no choice has settled, the task waits for the choice instead.
+
     Raises:
         BadInput: `run_name` is not the incumbent, or not the run that the clinician was asked about; the text names it.
         NotNow: there is no accepted run, a run is active, or the task waits for a person otherwise.
     """
     task = services.store.task(task_id)
     asked = services.store.open_question(task_id)
+    if asked is not None and asked.kind == "tradeoff":
+        return
     if asked is not None and asked.kind == "finalize":
         if run_name != asked.asked["run"]:
             raise BadInput(
@@ -77,6 +82,9 @@ def start(services: Services, task_id: str, run_name: str) -> None:
             raise BadInput(
                 f"run {run_name!r} is not the incumbent; the accepted model is {incumbent.name}: call finalize with run='{incumbent.name}'."
             )
+        if (found := tradeoffs_of(services, task_id)).is_open:
+            services.store.ask_choice(task_id, found.asked())
+            return
         services.record_standing(task)
         if task.spec.confirm_finalize == "required":
             services.store.ask_finalize(task_id, run_name)

@@ -15,7 +15,7 @@ from clinloop.files import sha256_file
 from clinloop.paths import RunFolder
 from clinloop.scoring import service
 from clinloop.store.database import utc_now
-from clinloop.store.rows import RunRow
+from clinloop.store.rows import RunRow, TaskRow
 from clinloop.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _train(
             f"task:{run.task_id}", "resumed", {"note": "the supervisor died while the run trained"}, run=run.name
         )
     else:
-        seed = here.task.seed + (run.number if _look(store, here, run).confirms else 0)
+        seed = here.task.seed + (run.number if look_of(store, here.task, run).confirms else 0)
         ending = execution.train(here, run, folder, cases, seed=seed, started=started, should_stop=should_stop)
     facts |= {"train_seconds": round(ending.seconds, 1), "train_end": ending.reason}
     if ending.reason == "stopped":
@@ -181,7 +181,7 @@ def _score(
         store.settle_run(run.task_id, run.name, "succeeded", end_reason="completed", message=message, detail=detail)
         return
     incumbent = store.incumbent(run.task_id)
-    look = _look(store, here, run)
+    look = look_of(store, here.task, run)
     decision = service.decide(
         folder.predictions,
         here.folder.run(incumbent.name).predictions if incumbent else None,
@@ -211,20 +211,21 @@ def _score(
     )
 
 
-def _look(store: Store, here: TaskContext, run: RunRow) -> service.Look:
-    """Return the look that a run is: how many there were, and what they left of the level of the task."""
-    spent = {
-        row.run: float(row.detail.get("spends", 0.0))
-        for row in store.ledger(f"task:{run.task_id}")
-        if row.event == "settled"
-    }
+def look_of(store: Store, task: TaskRow, run: RunRow) -> service.Look:
+    """Return the look that a run is: how many there were, and what they left of the level of the task when it was reserved.
+
+    A budget that is extended meanwhile counts from the next run on: else whoever watches the run could set its level by what it shows.
+    """
+    rows = store.ledger(f"task:{task.id}")
+    spent = {row.run: float(row.detail.get("spends", 0.0)) for row in rows if row.event == "settled"}
     taken = [
         service.Taken(other.tree_sha256, other.reason, other.decision == "accepted", spent.get(other.name, 0.0))
         for other in store.runs(run.task_id)
         if other.decision != "none" and other.reason != "baseline"
     ]
-    left = 1 + store.balance(run.task_id)["run"]  # nothing else of the task runs, so nothing can be given back later
-    return service.next_look(here.task.spec.acceptance, taken, run.tree_sha256, left=left)
+    reserved = next(row.seq for row in rows if row.event == "reserved" and row.run == run.name)
+    left = 1 + sum(row.amount for row in rows if row.resource == "run" and row.seq <= reserved)
+    return service.next_look(task.spec.acceptance, taken, run.tree_sha256, left=left)
 
 
 def _abandon(store: Store, here: TaskContext, run: RunRow) -> None:

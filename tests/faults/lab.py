@@ -80,12 +80,18 @@ class Lab:
         self.services = Services(changed, self.services.accept_no_isolation)
 
     def task(
-        self, train: str = GOOD_TRAIN, predict: str = GOOD_PREDICT, *, budget: str = "demo", acceptance: str = "paper"
+        self,
+        train: str = GOOD_TRAIN,
+        predict: str = GOOD_PREDICT,
+        *,
+        budget: str = "demo",
+        acceptance: str = "paper",
+        **other: Any,
     ) -> str:
         """Create a task whose initial workspace, and so its baseline, is this code."""
         dataset = Dataset.load(self.services.settings.state, "moles")
         spec = TaskSpec.model_validate(
-            {"objective": "Tell three kinds of moles apart.", "budget": budget, "acceptance": acceptance}
+            {"objective": "Tell three kinds of moles apart.", "budget": budget, "acceptance": acceptance, **other}
         )
         task, _ = self.store.create_task(
             task_id=f"moles-{secrets.token_hex(3)}",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from clinloop import clinician, evaluation, runs, tasks
+from clinloop import clinician, evaluation, life, runs, tasks
 from clinloop.errors import BadInput, Forbidden, NotNow
 from clinloop.principal import LOCAL_AGENT, Principal
 from clinloop.services import Services
@@ -210,7 +211,7 @@ def test_the_test_set_stays_closed_until_the_clinician_says_yes(
         evaluation.start(weber, ready.id, "run0")
     assert weber.task(ready.id).status == "awaiting_confirmation"
     assert launched == [] and events(weber, ready.id).count("asked") == 1
-    with pytest.raises(BadInput, match="asked about.*run0"):
+    with pytest.raises(BadInput, match=r"asked about.*run0"):
         evaluation.start(weber, ready.id, "run7")
     with pytest.raises(NotNow, match=r"waits for the clinician's yes.*run0"):
         runs.start(weber, ready.id, mode="full", hypothesis="It is worth trying once more.")
@@ -222,6 +223,32 @@ def test_the_test_set_stays_closed_until_the_clinician_says_yes(
     approved, started = weber.store.ledger(f"task:{ready.id}")[-2:]
     assert (approved.event, approved.run, approved.detail["by"]) == ("finalize_approved", "run0", BY)
     assert (started.event, started.run) == ("evaluation_started", "run0")
+
+
+def test_of_eight_answers_and_eight_calls_of_finalize_at_once_one_answer_counts(
+    weber: Services, ready: TaskRow, launched: list[str]
+) -> None:
+    evaluation.start(weber, ready.id, "run0")
+
+    def act(number: int) -> str:
+        own = Services(weber.settings, True, principal=WEBER if number % 2 else LOCAL_AGENT)
+        try:
+            if number % 2:
+                clinician.answer_finalize(own, ready.id, approved=number % 4 == 1, why="I say so.")
+            else:
+                evaluation.start(own, ready.id, "run0")
+        except NotNow:
+            return "late"
+        return "done"
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(act, range(16)))
+
+    found = events(weber, ready.id)
+    answers = [name for name in found if name in ("finalize_approved", "finalize_declined")]
+    assert len(answers) == found.count("asked") - (weber.task(ready.id).status == "awaiting_confirmation")
+    assert found.count("evaluation_started") == answers.count("finalize_approved") <= 1
+    assert (weber.task(ready.id).status == "evaluating") == bool(answers.count("finalize_approved"))
 
 
 def test_a_no_gives_the_task_back_with_the_reason(weber: Services, ready: TaskRow, launched: list[str]) -> None:
@@ -332,8 +359,48 @@ def test_a_budget_is_not_extended_after_finalize(weber: Services, ready: TaskRow
         clinician.extend_budget(weber, ready.id, 1, "One more.")
 
 
+def test_a_larger_budget_does_not_change_the_level_of_the_run_that_is_active(
+    weber: Services, scored: Callable[..., str]
+) -> None:
+    task = create(weber, acceptance="guarded")
+    scored(task.id)
+    run, _ = weber.store.reserve_run(
+        task_id=task.id, mode="full", request_id="r", revision="r1", tree_sha256="t", hypothesis="better", inputs=[]
+    )
+    before = life.look_of(weber.store, task, run)
+    clinician.extend_budget(weber, task.id, 20, "It looks good on the page.")
+    assert life.look_of(weber.store, task, run) == before
+    weber.store.settle_run(task.id, run.name, "failed", end_reason="crash", message="", detail={"spends": 0.0})
+    after, _ = weber.store.reserve_run(
+        task_id=task.id, mode="full", request_id="s", revision="r1", tree_sha256="u", hypothesis="better", inputs=[]
+    )
+    assert life.look_of(weber.store, task, after).at_most == before.at_most + 20 - 1
+
+
+def test_who_extends_a_budget_after_the_level_is_spent_is_told_that_nothing_can_be_accepted(
+    weber: Services, scored: Callable[..., str]
+) -> None:
+    task = create(weber, acceptance="guarded").id
+    scored(task)
+    assert clinician.level_note(weber, task) == ""
+    run, _ = weber.store.reserve_run(
+        task_id=task, mode="full", request_id="r", revision="r1", tree_sha256="t", hypothesis="better", inputs=[]
+    )
+    weber.store.settle_run(
+        task,
+        run.name,
+        "succeeded",
+        end_reason="completed",
+        message="",
+        score=0.7,
+        decision="rejected",
+        detail={"spends": 0.05},
+    )
+    assert "can accept none of the further runs" in clinician.level_note(weber, task)
+
+
 ACTS: dict[str, Callable[[Services, str], object]] = {
-    "confirm": lambda services, task: clinician.confirm_spec(services, task),
+    "confirm": clinician.confirm_spec,
     "decline": lambda services, task: clinician.decline_spec(services, task, "No."),
     "approve": lambda services, task: clinician.answer_finalize(services, task, approved=True),
     "choose": lambda services, task: clinician.choose_run(services, task, "run0"),

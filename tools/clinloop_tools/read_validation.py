@@ -19,6 +19,7 @@ from clinloop.scoring.results import as_sent, primary_as_sent
 from clinloop.services import Services
 from clinloop.store.questions import UNFINISHED
 from clinloop.store.rows import RunRow, TaskRow
+from clinloop.tradeoffs import find_tradeoffs
 from clinloop.untrusted import clean_log
 from clinloop_tools.common import State, tool, wait_seconds
 from clinloop_tools.replies import (
@@ -32,6 +33,7 @@ from clinloop_tools.replies import (
     task_facts,
     waiting_step,
 )
+from clinloop_tools.tradeoffs import TradeoffsView, hint, left_out, next_step, tradeoffs_view, waiting
 
 LOG_CAP = 5_000
 """Characters of a log in one reply."""
@@ -76,6 +78,8 @@ class ValidationReply(Reply):
     """view "curve" (all) and "status" (the last three): submissions inside training."""
     scores: dict[str, Any] | None = None
     """view "scores": all metrics with 95 % intervals, operating points, per-class table, confusion matrix."""
+    tradeoffs: TradeoffsView | None = None
+    """view "tradeoffs": the runs that no other beats on the primary metric and every guard, with what each gives and takes."""
     spec: dict[str, Any] | None = None
     """view "spec": the frozen contract."""
     said: list[str] = Field(default_factory=list[str])
@@ -90,7 +94,7 @@ class ValidationReply(Reply):
     """Seconds that this call waited."""
 
 
-View = Literal["status", "scores", "runs", "curve", "log", "spec", "errors", "figure"]
+View = Literal["status", "scores", "runs", "curve", "log", "spec", "errors", "figure", "tradeoffs"]
 
 
 async def read_validation(
@@ -107,7 +111,8 @@ async def read_validation(
         View,
         Field(
             description='"status" (default, waits), "scores", "runs" (up to `run`, with decisions), "curve", "log", "spec", '
-            '"errors" (picture of misses with their truth; counted and capped), "figure" (picture of the running best).'
+            '"tradeoffs" (runs that a clinician could choose from), "errors" (picture of misses with their truth; counted and capped), '
+            '"figure" (picture of the running best).'
         ),
     ] = "status",
     since: Annotated[
@@ -128,8 +133,9 @@ async def read_validation(
 
     Scores are computed by the server from the predictions of predict.py on validation images, never by the run's own code. Poll with
     view "status" and the cursor of the last reply until the run has ended; then read "scores" (metrics with intervals, per class),
-    "log" (also when it failed), "curve", or "runs" for the whole history with each decision and its reason. "errors" and "figure"
-    return a picture and nothing else. Nothing here says anything about the test set. Costs nothing, except "errors".
+    "log" (also when it failed), "curve", "runs" for the whole history with each decision and its reason, or "tradeoffs" where a gain
+    costs something that a guard protects. "errors" and "figure" return a picture and nothing else. Nothing here says anything about
+    the test set. Costs nothing, except "errors".
     Next: edit_workspace with the next hypothesis, or finalize when no run is worth another try.
     """
     await anyio.to_thread.run_sync(tasks.prepare, state, task_id)
@@ -235,7 +241,9 @@ def _reply(
         "incumbent_score": primary_as_sent(incumbent.scores) if incumbent and incumbent.scores else None,
         "primary_metric": task.spec.primary_metric,
         "run": run_view(run) if run else None,
-        "next_step": waits or _next_step(facts, run, incumbent, _missing_module(services, run)),
+        "next_step": _with_tradeoffs(
+            services, facts, run, view, waits or _next_step(facts, run, incumbent, _missing_module(services, run))
+        ),
     }
     if run is not None:
         points = services.state.task(run.task_id).run(run.name).read_validations()
@@ -249,6 +257,12 @@ def _reply(
             ValidationPoint(**{key: point[key] for key in ("n", "seconds", "score", "error") if key in point})
             for point in shown
         ]
+    return ValidationReply(**values, **_of_view(services, facts.task, run, view, log, since))
+
+
+def _of_view(services: Services, task: TaskRow, run: RunRow | None, view: View, log: str, since: str) -> dict[str, Any]:
+    """Return the fields that only this view fills."""
+    values: dict[str, Any] = {}
     match view:
         case "scores":
             if run is None or run.scores is None:
@@ -257,16 +271,20 @@ def _reply(
                 )
             values["scores"] = as_sent(run.scores)
         case "runs":
-            found = services.store.runs(task.id)
-            until = next((at for at, row in enumerate(found, start=1) if run is not None and row.name == run.name), 0)
+            rows = services.store.runs(task.id)
+            until = next((at for at, row in enumerate(rows, start=1) if run is not None and row.name == run.name), 0)
             values["runs"] = [
                 run_view(row, hypothesis_cap=90, message_cap=120, is_in_list=True)
-                for row in found[max(0, until - RUNS) : until]
+                for row in rows[max(0, until - RUNS) : until]
             ]
             if until > RUNS:
                 values["left_out"] = [
-                    f"runs: the {until - RUNS} before {found[until - RUNS].name}; see them with run='{found[until - RUNS - 1].name}'"
+                    f"runs: the {until - RUNS} before {rows[until - RUNS].name}; see them with run='{rows[until - RUNS - 1].name}'"
                 ]
+        case "tradeoffs":
+            found = find_tradeoffs(services.store, task)
+            values["tradeoffs"] = tradeoffs_view(found)
+            values["left_out"] = left_out(found)
         case "spec":
             values |= _contract(services, task, since)
         case "log":
@@ -275,7 +293,18 @@ def _reply(
             values["log"] = _read_log(services, run, log)
         case _:
             pass
-    return ValidationReply(**values)
+    return values
+
+
+def _with_tradeoffs(services: Services, facts: TaskFacts, run: RunRow | None, view: View, usual: str) -> str:
+    """Return the next step, with what follows from a trade-off."""
+    status = facts.task.status
+    if status == "awaiting_choice":
+        return waiting(waiting_step(services, facts.task), find_tradeoffs(services.store, facts.task))
+    if status != "open" or (run is not None and run.is_active) or view not in ("status", "scores", "tradeoffs"):
+        return usual
+    found = find_tradeoffs(services.store, facts.task)
+    return next_step(found) if view == "tradeoffs" else " ".join(filter(None, (usual, hint(found))))
 
 
 def _contract(services: Services, task: TaskRow, since: str) -> dict[str, Any]:

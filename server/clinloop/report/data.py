@@ -17,6 +17,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from clinloop.report.cases import Gallery
+from clinloop.report.choices import Choice, TradeoffPicture
 from clinloop.report.limits import STANDARD_LIMITS
 from clinloop.report.scorecard import Scorecard
 from clinloop.report.suspects import Suspect
@@ -131,6 +132,8 @@ class RunSummary(_Value):
     """Earlier runs whose output this run could read."""
     ran_in: str = ""
     """Sandbox backend, image and its digest."""
+    chosen: bool = False
+    """The clinician made it the incumbent at some time, whatever the rule said."""
     claimed: float | None = None
     """Best value that training saw through `session.validate`; None when it never asked."""
 
@@ -299,6 +302,21 @@ class LedgerRow(_Value):
     """Ed25519 signature of the hash: 128 hexadecimal digits."""
 
 
+class Said(_Value):
+    """What a person said or did while the task was worked on."""
+
+    at: str
+    """UTC ISO-8601."""
+    by: str
+    """Name, with the role in which it was done."""
+    did: str
+    """What, as it follows the name."""
+    run: str | None = None
+    """Run that it was about."""
+    text: str = ""
+    """The person's words, or what a confirmation changed."""
+
+
 class ReportData(_Value):
     """Everything that the report of one task says."""
 
@@ -326,6 +344,8 @@ class ReportData(_Value):
     """What the agent assumed where the request was silent."""
     open_questions: tuple[str, ...] = ()
     """What the clinician should still answer."""
+    people: tuple[Said, ...] = ()
+    """What people said and did, oldest first."""
     dataset: DatasetFacts
     """The data."""
     guarantee: Guarantee
@@ -335,7 +355,11 @@ class ReportData(_Value):
     runs: tuple[RunSummary, ...]
     """All runs in order."""
     incumbent: int
-    """Number of the accepted run that was scored as `refined`."""
+    """Number of the run that was scored as `refined`: accepted by the rule, or chosen by the clinician."""
+    choices: tuple[Choice, ...] = ()
+    """What the clinician chose, in order; the ledger holds the same."""
+    tradeoff: TradeoffPicture | None = None
+    """The runs among which a choice could be made; None where the incumbent was the only sensible answer."""
     operating_points: tuple[OperatingPoint, ...] = ()
     """Thresholds of both models."""
     final: tuple[FinalMetric, ...]

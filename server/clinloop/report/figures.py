@@ -257,6 +257,11 @@ def draw_trajectory(figure: FigureBase, colours: Palette, runs: Sequence[RunSumm
         for index, (x, y) in enumerate(accepted):
             if index in {0, len(accepted) - 1} or len(accepted) <= 8:
                 note(axes, f"{y:.3f}", (x, y), colours.ink, ha="center", offset=(0, 7))
+    if chosen := [(run.number, value) for run, value in scored if run.chosen]:
+        axes.plot(
+            *zip(*chosen, strict=True), "D", color=colours.initial, markerfacecolor="none", markersize=11,
+            markeredgewidth=1.6, label="chosen by the clinician",
+        )  # fmt: skip
     if rejected:
         axes.plot(
             *zip(*rejected, strict=True),

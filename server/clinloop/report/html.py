@@ -42,6 +42,10 @@ def draw_figures(data: ReportData, evidence: Evidence | None) -> dict[str, str]:
         "class_auc": figures.class_auc_svg(data.final),
         "learning": figures.learning_svg(data.runs, data.primary_title, data.incumbent),
     }
+    if data.tradeoff is not None:
+        from clinloop.report.tradeoff_figure import tradeoff_svg
+
+        drawn["tradeoff"] = tradeoff_svg(data.tradeoff)
     decided = {item.model: item for item in data.analysis.confusion} if data.analysis else {}
     if len(decided) == 2:
         drawn["confusion"] = figures.confusion_svg(
@@ -125,7 +129,8 @@ def summary_lines(data: ReportData) -> tuple[str, str, str]:
     grouped = "" if groups is None or data.dataset.group_kind == "image" else f" from {groups:,} {kind}"
     asked = " ".join(clean(data.request, cap=400).split())
     unchanged = data.incumbent == min(run.number for run in data.runs)
-    result = f"On {primary.n:,} test images{grouped}, {_result(primary, unchanged=unchanged)}"
+    is_chosen = any(run.chosen and run.number == data.incumbent for run in data.runs)
+    result = f"On {primary.n:,} test images{grouped}, {_result(primary, unchanged=unchanged, is_chosen=is_chosen)}"
     sentences = [_at_threshold(data, point.class_name) for point in data.operating_points if point.model == "refined"]
     sentences += [_at_box_threshold(data)] if data.task_type == "detection" else []
     result += "".join([sentence for sentence in sentences if sentence][:2])
@@ -136,10 +141,11 @@ def summary_lines(data: ReportData) -> tuple[str, str, str]:
     return (f"“{asked}”", result, meaning)
 
 
-def _result(metric: FinalMetric, *, unchanged: bool) -> str:
+def _result(metric: FinalMetric, *, unchanged: bool, is_chosen: bool) -> str:
     value = f"{text.short(metric.title)} {text.number(metric.refined.value)} (95\u00a0% interval {text.interval(metric.refined)})"
     if unchanged:
-        return f"the model reaches {value}. No later run was accepted, so it is the initial model."
+        why = "The clinician chose it" if is_chosen else "No later run was accepted"
+        return f"the model reaches {value}. {why}, so it is the initial model."
     change = {
         "better": "The change is larger than chance explains",
         "worse": "The refined model is worse than the initial one",

@@ -130,6 +130,16 @@ def _differences(stated: FinalMetric, found: service.PairedMetric, tolerance: fl
             yield f"{stated.name} {name}: the evidence gives {other}, the report states {one}"
 
 
+TOLERANCE = 1e-9
+
+
+def same(one: object, other: object) -> bool:
+    """Return whether two JSON values agree, numbers within TOLERANCE."""
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return equal(one, other, TOLERANCE)
+    return one == other
+
+
 def equal(one: float | None, other: float | None, tolerance: float) -> bool:
     """Return whether two numbers agree, or both are absent."""
     return one is other if one is None or other is None else math.isclose(one, other, rel_tol=0, abs_tol=tolerance)

@@ -81,8 +81,9 @@ def _assumptions(facts: Facts) -> Verdict:
 
 
 def _questions(facts: Facts) -> Verdict:
-    n = len(listed(facts, "open_questions"))
-    return Verdict(float(n > 0), f"The contract names {n} open questions.")
+    n, answered = (len(listed(facts, key)) for key in ("open_questions", "answers"))
+    also = f", {answered} of which the clinician answered" if answered else ""
+    return Verdict(float(n + answered > 0), f"The contract names {n + answered} open questions{also}.")
 
 
 def _emphasis(facts: Facts) -> Verdict:
@@ -110,7 +111,7 @@ def _shortcuts(facts: Facts) -> Verdict:
     named = suspects(facts.warnings)
     if not named:
         return Verdict(1.0, "The audit names no attribute that alone predicts the class.")
-    parts = [facts.spec.get(key) for key in ("confounders", "guards", "assumptions", "open_questions")]
+    parts = [facts.spec.get(key) for key in ("confounders", "guards", "assumptions", "open_questions", "answers")]
     words = str(parts).casefold()
     seen = [name for name in named if name.casefold() in words]
     return _share(len(seen), len(named), f"attributes that the audit suspects ({', '.join(named)}) are in the contract")

@@ -8,6 +8,7 @@ What it reads in the task's ledger, and where:
     settled     run; detail.status, detail.score, detail.decision
     unsealing   detail.initial and detail.refined {tree_sha256, checkpoint_sha256}
     scored      detail.evidence {file name: sha256}, detail.model {file name: sha256}
+    chosen      run; detail.by, detail.why, detail.instead_of, detail.words: the clinician's choice
     (all)       what the rules of the scorecard read: `stages`
     evaluated   detail.report_sha256; this row comes after the report and is in seal.json
 """
@@ -39,11 +40,13 @@ from clinloop.report.chain import (
     details,
     outcome,
 )
+from clinloop.report.choice_checks import check_choice, check_choices
 from clinloop.report.data import GENESIS, LedgerRow, ReportData
 from clinloop.report.evidence import Evidence, read_evidence
 from clinloop.report.hashes import sha256_json
 from clinloop.report.html import render_html
-from clinloop.report.rescore import analysis_differences, equal, score_differences
+from clinloop.report.people import check_people
+from clinloop.report.rescore import TOLERANCE, analysis_differences, same, score_differences
 from clinloop.report.stages import check_scorecard
 from clinloop.scoring.analysis import Analysis
 
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
     from pyrage.x25519 import Identity
 
 REPORT_CAP_BYTES = 256 << 20
-TOLERANCE = 1e-9
 
 
 class Verification(NamedTuple):
@@ -155,9 +157,11 @@ def _checks(
         yield check_anchor(heads, dataset, [*task, *later])
     yield _contract(data, task)
     yield _commitment(data, dataset)
+    yield check_people(data, task)
     yield _budget(data, task)
     yield _runs(data, task)
-    yield _choice(data)
+    yield check_choice(data, task)
+    yield from check_choices(data, task)
     yield check_scorecard(data)
     yield _level(data, task)
     yield _opened_once([*task, *later])
@@ -247,30 +251,9 @@ def _runs(data: ReportData, task: Sequence[LedgerRow]) -> Check:
             "decision": run.decision,
         }
         for key, value in facts.items():
-            if key in row.detail and not _same(row.detail[key], value):
+            if key in row.detail and not same(row.detail[key], value):
                 problems.append(f"{row.run}: {key} is {row.detail[key]!r} in the ledger, {value!r} in the report")
     return outcome("runs", problems, f"{len(data.runs)} runs agree with the ledger")
-
-
-def _choice(data: ReportData) -> Check:
-    problems: list[str] = []
-    accepted = [run for run in data.runs if run.decision == "accepted" and run.mode == "full"]
-    incumbent = next((run for run in accepted if run.number == data.incumbent), None)
-    primary = next((metric for metric in data.final if metric.name == data.primary_metric), None)
-    drop = data.validation_to_test
-    if incumbent is None:
-        problems.append(f"run {data.incumbent} is called refined, but was not accepted")
-    elif not _same(incumbent.primary, drop.validation):
-        problems.append(
-            f"run {data.incumbent} has {incumbent.primary} on validation, the report states {drop.validation}"
-        )
-    if primary is None:
-        problems.append(f"the primary metric {data.primary_metric} has no test value")
-    elif not _same(primary.refined.value, drop.test):
-        problems.append(f"the test value is {primary.refined.value}, the drop is computed from {drop.test}")
-    if drop.test is not None and not _same(drop.validation - drop.test, drop.drop):
-        problems.append(f"the drop is {drop.validation - drop.test}, the report states {drop.drop}")
-    return outcome("choice of the model", problems, f"run {data.incumbent}, accepted on validation")
 
 
 def _level(data: ReportData, task: Sequence[LedgerRow]) -> Check:
@@ -377,12 +360,6 @@ def _page(data: ReportData, file: Path) -> Check:
 
 def _words(page: str) -> str:
     return " ".join(re.sub(r"<figure>.*?</figure>", "", page, flags=re.DOTALL).split())
-
-
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return equal(one, other, TOLERANCE)
-    return one == other
 
 
 def _plain_name(name: object) -> bool:

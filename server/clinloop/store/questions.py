@@ -124,8 +124,10 @@ class Questions:
         """
         return self._ask(task_id, "tradeoff", asked, status="awaiting_choice")
 
-    def choose_run(self, task_id: str, run: str, *, by: str, why: str) -> None:
+    def choose_run(self, task_id: str, run: str, *, by: str, why: str, given: dict[str, Any] | None = None) -> None:
         """Make a run the incumbent because the clinician wants it; a task that waited for that is open again.
+
+        given: what the choice gave and took, for the ledger.
 
         Raises:
             NotNow: the task is neither open, paused nor waiting for a choice.
@@ -139,7 +141,8 @@ class Questions:
             elif status not in ("open", "paused"):
                 raise NotNow(f"Task {task_id} is {status}; a run can be chosen while it is open.")
             connection.execute("UPDATE task SET chosen_run = ?, chosen_at = ? WHERE id = ?", (run, at, task_id))
-            ledger.append(connection, f"task:{task_id}", "chosen", at=at, run=run, detail={"by": by, "why": why})
+            detail = {"by": by, "why": why, **(given or {})}
+            ledger.append(connection, f"task:{task_id}", "chosen", at=at, run=run, detail=detail)
             _tell(connection, task_id, by, f"has made {run} the incumbent{_because(why)}", at=at)
 
     def set_paused(self, task_id: str, paused: bool, *, by: str, why: str) -> None:

@@ -148,6 +148,53 @@ def test_one_acceptance_more_never_lowers_a_later_level() -> None:
             assert all(high.level >= low.level - 1e-12 for low, high in pairs)
 
 
+def extended(outcomes: list[bool], granted: list[int]) -> list[Look]:
+    """Return the looks of a task whose budget is extended by so many runs before each of them."""
+    taken: list[Taken] = []
+    looks: list[Look] = []
+    left = len(outcomes) - sum(granted)
+    for number, (accepted, more) in enumerate(zip(outcomes, granted, strict=True)):
+        left += more
+        looks.append(next_look("guarded", taken, f"code {number}", left=left))
+        left -= 1
+        taken.append(Taken(f"code {number}", "better" if accepted else "within_noise", accepted, looks[-1].spends))
+    return looks
+
+
+def test_extending_the_budget_in_mid_task_never_spends_more_than_the_level_of_the_task() -> None:
+    for outcomes in itertools.product([True, False], repeat=6):
+        for granted in itertools.product([0, 1, 2], repeat=3):
+            looks = extended(list(outcomes), [0, *granted, 0, 0])
+            spent = 0.0
+            for look, accepted in zip(looks, outcomes, strict=True):
+                assert spent + look.level <= FAMILY_LEVEL + 1e-12  # also if this one is a false acceptance
+                spent += 0.0 if accepted else look.level
+
+
+def test_a_run_of_noise_is_accepted_in_one_task_of_twenty_however_the_budget_is_extended() -> None:
+    generator, tasks, false = np.random.default_rng(0), 20_000, 0
+    for _ in range(tasks):
+        taken: list[Taken] = []
+        left = 3
+        while left:
+            look = next_look("guarded", taken, f"code {len(taken)}", left=left)
+            left -= 1
+            p = generator.uniform()
+            if p <= look.level:
+                false += 1
+                break
+            taken.append(Taken(f"code {len(taken)}", "within_noise", False, look.spends))
+            if p < 0.3 and len(taken) < 12:  # a clinician who extends when it was close
+                left += 2
+    assert false / tasks < FAMILY_LEVEL + 3 * (FAMILY_LEVEL * (1 - FAMILY_LEVEL) / tasks) ** 0.5
+
+
+def test_after_the_last_look_has_spent_the_level_an_extension_accepts_nothing() -> None:
+    one = Taken("code", "within_noise", False, FAMILY_LEVEL)
+    look = next_look("guarded", [one], "other", left=3)
+    assert (look.level, needed_p(look.level, 100)) == (0.0, 0.0)
+
+
 def test_runs_that_were_given_back_or_crashed_leave_their_share_to_the_others() -> None:
     one = Taken("code", "within_noise", False, 0.01)
     assert next_look("guarded", [one], "other", left=2).level == pytest.approx(
