@@ -111,7 +111,13 @@ def find_tradeoffs(store: Store, task: TaskRow) -> Tradeoffs:
     """Return the trade-offs of a task."""
     spec, scheme = task.spec, scheme_of(task.spec)
     axes = axes_of(spec)
-    scored = [run for run in store.runs(task.id) if run.mode == "full" and run.status == "succeeded" and run.scores]
+    scored = [
+        run
+        for run in store.runs(task.id)
+        if run.mode == "full"
+        and run.status == "succeeded"
+        and spec.primary_metric in (run.scores or {}).get("metrics", {})
+    ]
     sent = {run.name: as_sent(run.scores or {}) for run in scored}
     best, first = store.incumbent(task.id), store.baseline(task.id)
     incumbent, baseline = best.name if best else None, first.name if first else None

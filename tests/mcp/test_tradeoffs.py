@@ -82,15 +82,16 @@ async def test_a_clinician_chooses_among_runs_and_the_report_says_what_was_given
     assert "Trade-off: run1 and the incumbent run0" in scores["next_step"]
 
     waiting = await agent.finalize(task_id, "run0")
-    assert waiting["status"] == "awaiting_choice" and "choose among run0, run1" in waiting["next_step"]
+    assert waiting["status"] == "awaiting_choice" and "It is between run0 and run1" in waiting["next_step"]
     again = await agent.call("finalize", task_id=task_id, run="run0", wait=0)
     assert again["status"] == "awaiting_choice"
     seen = await agent.call("read_validation", task_id=task_id, wait=0)
-    assert "waits for the clinician to choose among run0, run1" in seen["next_step"]
+    assert "waits for the clinician to choose" in seen["next_step"] and "between run0 and run1" in seen["next_step"]
 
     clinician.choose_run(services, task_id, "run1", "Naevi are what we asked for.")
     seen = await agent.call("read_validation", task_id=task_id, view="tradeoffs")
     assert (seen["incumbent"], seen["tradeoffs"]["chosen"]) == ("run1", "run1")
+    assert any("run1" in said and "Naevi are what we asked for." in said for said in seen["clinician"])
     assert "run1" in await agent.refused("finalize", task_id=task_id, run="run0")
     final = await agent.finalize(task_id, "run1")
     assert final["status"] == "evaluated", final

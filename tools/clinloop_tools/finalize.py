@@ -18,6 +18,9 @@ from clinloop_tools.common import State, tool, wait_seconds
 from clinloop_tools.replies import Reply, result_view, spoken, task_facts, waiting_step
 from clinloop_tools.tradeoffs import waiting
 
+_ASKED = ("awaiting_confirmation", "awaiting_choice")
+"""States in which the clinician was asked something by finalize."""
+
 
 class FinalReply(Reply):
     """State or result of an evaluation."""
@@ -51,9 +54,8 @@ async def finalize(
     Both are rehearsed on validation images first; if that fails, the test set stays sealed and the task stays open. Then each
     predicts the test images in a fresh sandbox, and the server scores them with 95 % intervals and paired p-values, writes the
     report and the model folder. It takes minutes: the call returns "evaluating"; repeat it, with the same arguments, for the
-    stored result. Where the spec leaves trade-offs to the clinician and there is one, it waits in "awaiting_choice" until they have
-    chosen; where the clinician must agree first, in "awaiting_confirmation"; where the test set is sealed, it ends in
-    "awaiting_unseal" until the clinician opens it. Nothing that the final
+    stored result. Where the clinician must agree first, it waits in "awaiting_confirmation"; where trade-offs are theirs to settle, in
+    "awaiting_choice"; where the test set is sealed, it ends in "awaiting_unseal" until the clinician opens it. Nothing that the final
     sandboxes print comes back. Call it when read_validation shows no run worth another try.
     """
     from clinloop import evaluation  # late: a server must answer its first request within a second
@@ -64,11 +66,8 @@ async def finalize(
     deadline = time.monotonic() + wait_seconds(ctx, wait)
     task = state.store.task(task_id)
     beat = 0
-    while (
-        task.status in ("awaiting_choice", "evaluating", "unsealed", "awaiting_confirmation")
-        and time.monotonic() < deadline
-    ):
-        if task.status == "awaiting_confirmation" and state.store.waiting_notes(task_id):
+    while task.status in ("evaluating", "unsealed", *_ASKED) and time.monotonic() < deadline:
+        if task.status in _ASKED and state.store.waiting_notes(task_id):
             break
         await anyio.sleep(0.5)
         beat += 1
@@ -76,9 +75,7 @@ async def finalize(
             await ctx.report_progress(beat, None, task.phase)
         task = state.store.task(task_id)
     facts, level = task_facts(state, task_id), state.store.recorded_level(task_id)
-    if task.status == "awaiting_choice":
-        next_step = waiting(tradeoffs_of(state, task_id))
-    elif task.status == "open" and task.chosen_run and not task.phase:
+    if task.status == "open" and task.chosen_run and not task.phase:
         next_step = f"The clinician has chosen {task.chosen_run}: go on from it, or finalize(task_id='{task_id}', run='{task.chosen_run}')."
     elif task.status == "open":  # given back
         next_step = (
@@ -87,7 +84,7 @@ async def finalize(
             else f"{refused.answered_by} does not want the test set opened yet: {(refused.answer or {}).get('why')} Go on, then finalize again."
         )
     elif waits := waiting_step(state, task):
-        next_step = waits
+        next_step = waiting(waits, tradeoffs_of(state, task_id)) if task.status == "awaiting_choice" else waits
     elif task.status == "awaiting_unseal":
         next_step = (
             f"The test set is sealed and both models are frozen. Tell the clinician to run `clinloop unseal {task_id} --identity FILE` with the "

@@ -47,6 +47,17 @@ def errors(services: Services, task_id: str, run: RunRow | None) -> bytes:
     """
     if run is None or run.mode != "full" or run.status != "succeeded":
         raise NotNow("View 'errors' needs a full run that succeeded; name it with `run`.")
+    title, shown = misses_shown(services, task_id, run)
+    services.store.spend_error_view(task_id, {"run": run.name, "cases": len(shown)})
+    return sheet(title, shown)
+
+
+def misses_shown(services: Services, task_id: str, run: RunRow) -> tuple[str, list[tuple[Path, Miss]]]:
+    """Return a title and the most confident validation misses of a run that succeeded; a view by an agent has to be charged.
+
+    Raises:
+        NotNow: it has none.
+    """
     task = services.store.task(task_id)
     folder = services.state.task(task_id)
     scheme = metrics.scheme_of(task.spec)
@@ -59,10 +70,9 @@ def errors(services: Services, task_id: str, run: RunRow | None) -> bytes:
     if not missed:
         raise NotNow(f"{run.name} has no validation misses.")
     shown = missed[:MISSES]
-    services.store.spend_error_view(task_id, {"run": run.name, "cases": len(shown)})
     dataset = Dataset.load(services.settings.state, task.dataset)
     title = f"{run.name}: {len(shown)} of {len(missed)} validation misses, {_ORDER[scheme.task_type]}"
-    return sheet(title, [(dataset.image_path(miss.case_id), miss) for miss in shown])
+    return title, [(dataset.image_path(miss.case_id), miss) for miss in shown]
 
 
 def sheet(title: str, misses: list[tuple[Path, Miss]]) -> bytes:

@@ -111,7 +111,8 @@ async def read_validation(
         View,
         Field(
             description='"status" (default, waits), "scores", "runs" (up to `run`, with decisions), "curve", "log", "spec", '
-            '"tradeoffs" (runs between which a clinician could choose), "errors" (picture of misses with their truth; counted and capped), "figure" (picture of the running best).'
+            '"tradeoffs" (runs that a clinician could choose from), "errors" (picture of misses with their truth; counted and capped), '
+            '"figure" (picture of the running best).'
         ),
     ] = "status",
     since: Annotated[
@@ -133,7 +134,8 @@ async def read_validation(
     Scores are computed by the server from the predictions of predict.py on validation images, never by the run's own code. Poll with
     view "status" and the cursor of the last reply until the run has ended; then read "scores" (metrics with intervals, per class),
     "log" (also when it failed), "curve", "runs" for the whole history with each decision and its reason, or "tradeoffs" where a gain
-    costs something that a guard protects. "errors" and "figure" return a picture and nothing else. Nothing here says anything about the test set. Costs nothing, except "errors".
+    costs something that a guard protects. "errors" and "figure" return a picture and nothing else. Nothing here says anything about
+    the test set. Costs nothing, except "errors".
     Next: edit_workspace with the next hypothesis, or finalize when no run is worth another try.
     """
     await anyio.to_thread.run_sync(tasks.prepare, state, task_id)
@@ -298,7 +300,7 @@ def _with_tradeoffs(services: Services, facts: TaskFacts, run: RunRow | None, vi
     """Return the next step, with what follows from a trade-off."""
     status = facts.task.status
     if status == "awaiting_choice":
-        return waiting(find_tradeoffs(services.store, facts.task))
+        return waiting(waiting_step(services, facts.task), find_tradeoffs(services.store, facts.task))
     if status != "open" or (run is not None and run.is_active) or view not in ("status", "scores", "tradeoffs"):
         return usual
     found = find_tradeoffs(services.store, facts.task)

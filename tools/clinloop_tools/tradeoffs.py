@@ -113,14 +113,10 @@ def how_to_choose(task_id: str) -> str:
     return f"`clinloop task choose {task_id} RUN`, or the task's page."
 
 
-def waiting(found: Tradeoffs) -> str:
-    """Say what a task that waits for a choice waits for."""
-    runs = ", ".join(option.run for option in (*found.answers[:1], *found.rivals))
-    return (
-        f"The task waits for the clinician to choose among {runs}; only they can. Tell them what view 'tradeoffs' says in plain words, and how "
-        f"to choose: {how_to_choose(found.task_id)} Then read_validation(task_id='{found.task_id}') names the incumbent, and you go on with "
-        "it or finalize it."
-    )
+def waiting(usual: str, found: Tradeoffs) -> str:
+    """Add to what is said of a task that waits for a choice which runs it is between."""
+    among = [option.run for option in found.answers if option.is_incumbent or option.is_rival]
+    return f"{usual} It is between {' and '.join(among)}; tell them what read_validation(task_id='{found.task_id}', view='tradeoffs') says of each."
 
 
 def _option(option: Option) -> OptionView:

@@ -19,6 +19,7 @@ from clinloop.services import Services
 from clinloop.web import entrance, tasks
 from clinloop.web.gate import Gate
 from clinloop.web.limits import SIGN_INS_BURST, SIGN_INS_PER_S, THREADS, Buckets
+from clinloop.web.live import Live
 from clinloop.web.metrics import Metrics
 from clinloop.web.pages import HERE, guarded, not_found
 from clinloop.web.readiness import Readiness
@@ -72,4 +73,5 @@ def build(services: Services, hosts: Sequence[str], *, is_open: bool = True) -> 
     made.state.services, made.state.sign_in, made.state.watch = services, sign_in, watch
     made.state.metrics, made.state.readiness = metrics, Readiness(services)
     made.state.attempts = Buckets(SIGN_INS_PER_S, SIGN_INS_BURST)
+    made.state.live = Live()
     return made

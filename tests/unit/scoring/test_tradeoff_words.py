@@ -116,9 +116,9 @@ def test_a_metric_that_is_better_when_lower_is_told_the_right_way_round() -> Non
     assert said.endswith("is better, 0.1 instead of 0.3.")
 
 
-@pytest.mark.parametrize("missing", [{}, {"macro_auc": None}])
-def test_what_is_undefined_is_said_to_be(missing: dict[str, None]) -> None:
-    assert words(sent(**missing), OLD, About(SKIN, "macro_auc")) == "Macro AUC is undefined for one of the two."
+@pytest.mark.parametrize("missing", [sent(), sent(macro_auc=None)])
+def test_what_is_undefined_is_said_to_be(missing: dict[str, Any]) -> None:
+    assert words(missing, OLD, About(SKIN, "macro_auc")) == "Macro AUC is undefined for one of the two."
 
 
 def test_a_broken_guard_is_told_with_its_margin_and_its_noise() -> None:
