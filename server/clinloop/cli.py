@@ -14,6 +14,7 @@ import typer
 from clinloop import __version__
 from clinloop.cli_annotate import annotate
 from clinloop.cli_data import LAYOUT_HELP, data_app
+from clinloop.cli_disk import disk_app, task_remove
 from clinloop.cli_export import export
 from clinloop.cli_images import images_app
 from clinloop.cli_reproduce import reproduce
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 task_app = typer.Typer(no_args_is_help=True, help="Tasks: list, show, score.", epilog="Example: clinloop task list")
 app.add_typer(data_app, name="data")
+app.add_typer(disk_app, name="disk")
 app.add_typer(images_app, name="images")
 app.add_typer(service_app, name="service")
 app.add_typer(task_app, name="task")
@@ -55,6 +57,7 @@ data_app.command("annotate", epilog="Example: clinloop data annotate siim --mode
     annotate
 )
 task_app.command("score", epilog="Example: clinloop task score isic-3f9a2c")(task_score)
+task_app.command("remove", epilog="Example: clinloop task remove isic-3f9a2c --dry-run")(task_remove)
 app.command(epilog="Example: clinloop export isic-3f9a2c --format onnx --out ./onnx")(export)
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)
 

@@ -18,7 +18,12 @@ LOSES = (f"run:predicting{UNCOMMITTED}", "run:training")
 
 
 def test_the_cases_below_are_all_failpoints() -> None:
-    others = ("gpu:", "unseal:", "finalize:")  # test_gpus.py, test_unsealing.py, test_failpoints_of_finalize.py
+    others = (
+        "gpu:",
+        "unseal:",
+        "finalize:",
+        "clean:",
+    )  # test_gpus.py, test_unsealing.py, test_failpoints_of_finalize.py, test_cleanup.py
     assert sorted([*INIT, *RUN, *failpoints(*others)]) == sorted(NAMES)
 
 
