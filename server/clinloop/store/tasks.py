@@ -125,7 +125,9 @@ class Tasks:
             row = connection.execute("SELECT status FROM task WHERE id = ?", (task_id,)).fetchone()
             status = row["status"] if row else "unknown"
             if status not in ENDED:
-                raise NotNow(f"Task {task_id} is {status}; files are removed of tasks that have ended ({', '.join(ENDED)}).")
+                raise NotNow(
+                    f"Task {task_id} is {status}; files are removed of tasks that have ended ({', '.join(ENDED)})."
+                )
             active = connection.execute(
                 "SELECT name FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,)
             ).fetchone()
