@@ -17,6 +17,7 @@ from clinloop.principal import LOCAL_AGENT
 from clinloop.services import Services
 from clinloop.web import entrance, tasks
 from clinloop.web.gate import Gate
+from clinloop.web.live import Live
 from clinloop.web.pages import HERE, guarded, not_found
 from clinloop.web.signing_in import SignIn
 
@@ -53,4 +54,5 @@ def build(services: Services, hosts: Sequence[str]) -> Starlette:
         lifespan=lifespan,
     )
     made.state.services, made.state.sign_in = services, sign_in
+    made.state.live = Live()
     return made
