@@ -15,13 +15,20 @@ from starlette.staticfiles import StaticFiles
 from clinloop import app as protocol
 from clinloop.principal import LOCAL_AGENT
 from clinloop.services import Services
-from clinloop.web import entrance, tasks
+from clinloop.web import datasets, doctor, entrance, housekeeping, ledger, tasks, tokens
 from clinloop.web.gate import Gate
 from clinloop.web.live import Live
 from clinloop.web.pages import HERE, guarded, not_found
 from clinloop.web.signing_in import SignIn
 
-PAGES = [*tasks.PAGES]
+PAGES = [
+    *tasks.PAGES,
+    *datasets.PAGES,
+    *ledger.PAGES,
+    *doctor.PAGES,
+    *tokens.PAGES,
+    *housekeeping.PAGES,
+]
 """All pages that need a person; a test visits each as every role."""
 
 
