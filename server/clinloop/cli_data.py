@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop.terminal import StateOption, out, phases, progress_bars, services_of, table
 

@@ -124,9 +124,7 @@ def _below(folder: str, device: int) -> Iterator[os.stat_result]:
 def measure(services: Services) -> DiskUse:
     """Return what everything takes; reads no file, but looks at each (2 s for 400,000 files)."""
     state, meter = services.settings.state, Meter()
-    datasets = tuple(
-        DatasetUse(folder.name, meter.measure(folder)) for folder in _folders(state / "datasets", hidden=False)
-    )
+    datasets = tuple(DatasetUse(folder.name, meter.measure(folder)) for folder in _folders(state / "datasets"))
     tasks = tuple(task_use(services, task, meter) for task in services.store.tasks())
     store = sum(meter.measure(file) for file in sorted(state.glob("clinloop.sqlite*")))
     known = sum(item.bytes for item in datasets) + sum(item.bytes for item in tasks) + store
@@ -148,12 +146,8 @@ def task_use(services: Services, task: TaskRow, meter: Meter | None = None) -> T
     """Return what one task takes."""
     meter, parts = meter or Meter(), dict.fromkeys(PARTS, 0)
     folder = services.state.task(task.id).root
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        names = []
-    for name in names:
-        parts[_PARTS.get(name, "other")] += meter.measure(folder / name)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        parts[_PARTS.get(path.name, "other")] += meter.measure(path)
     return TaskUse(task.id, parts)
 
 
@@ -166,8 +160,7 @@ def size_text(size: int) -> str:
     return f"{-(-size // 1000)} kB"
 
 
-def _folders(root: Path, *, hidden: bool) -> list[Path]:
-    try:
-        return [path for path in sorted(root.iterdir()) if path.is_dir() and (hidden or not path.name.startswith("."))]
-    except FileNotFoundError:
-        return []
+def _folders(root: Path) -> list[Path]:
+    """Return the folders in a folder that are no leftovers."""
+    found = sorted(root.iterdir()) if root.is_dir() else []
+    return [path for path in found if path.is_dir() and not path.name.startswith(".")]

@@ -221,9 +221,9 @@ def test_a_clean_up_that_dies_between_two_moves_loses_no_byte_from_the_ledger(
 
 def test_of_two_clean_ups_at_once_one_is_told_to_wait(ended_lab: Lab) -> None:
     task = ended(ended_lab)
-    with cleanup._alone(ended_lab.services.state.task(task).root):  # pyright: ignore[reportPrivateUsage]
-        with pytest.raises(NotNow, match="being cleaned up by another process"):
-            cleanup.clean(custodian(ended_lab), task, "task")
+    held = cleanup._alone(ended_lab.services.state.task(task).root)  # pyright: ignore[reportPrivateUsage]
+    with held, pytest.raises(NotNow, match="being cleaned up by another process"):
+        cleanup.clean(custodian(ended_lab), task, "task")
     assert cleanup.clean(custodian(ended_lab), task, "task").items
 
 

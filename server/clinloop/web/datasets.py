@@ -78,9 +78,7 @@ def _listed(services: Services) -> list[dict[str, Any]]:
 async def page(request: Request) -> Response:
     """Show one dataset."""
     services = services_of(request)
-    return render(
-        request, "datasets/dataset.html.j2", **await in_thread(_facts, services, request.path_params["name"])
-    )
+    return render(request, "datasets/dataset.html.j2", **await in_thread(_facts, services, request.path_params["name"]))
 
 
 def _facts(services: Services, name: str) -> dict[str, Any]:

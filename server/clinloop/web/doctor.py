@@ -15,6 +15,7 @@ from clinloop.web.measured import shared
 from clinloop.web.pages import Page, back, in_thread, render
 from clinloop.web.signing_in import services_of
 
+
 class Found(NamedTuple):
     """What the page shows."""
 

@@ -13,10 +13,10 @@ from clinloop.disk import DiskUse, TaskUse, measure, size_text
 from clinloop.errors import BadInput, NotNow
 from clinloop.services import Services
 from clinloop.store.tasks import ENDED
+from clinloop.web import words
 from clinloop.web.measured import shared
 from clinloop.web.pages import Page, back, form_of, in_thread, render
 from clinloop.web.signing_in import services_of
-from clinloop.web import words
 
 _LINES = 200
 """Folders of one plan that are listed."""

@@ -49,7 +49,9 @@ def _guarantee(_: LedgerRow, detail: dict[str, Any]) -> str:
 
 def _contract(_: LedgerRow, detail: dict[str, Any]) -> str:
     again = " after the clinician confirmed it" if detail.get("by") else ""
-    return f"The contract was frozen{again}: dataset {detail.get('dataset')}, spec {str(detail.get('spec_sha256'))[:12]}…"
+    return (
+        f"The contract was frozen{again}: dataset {detail.get('dataset')}, spec {str(detail.get('spec_sha256'))[:12]}…"
+    )
 
 
 def _granted(row: LedgerRow, detail: dict[str, Any]) -> str:
@@ -67,9 +69,7 @@ def _cleaned(_: LedgerRow, detail: dict[str, Any]) -> str:
 def _ingested(_: LedgerRow, detail: dict[str, Any]) -> str:
     sealed = detail.get("sealed_to") or []
     tail = f" The test part is sealed to {len(sealed)} key(s)." if sealed else ""
-    return (
-        f"The dataset was added and its split committed to ({str(detail.get('commitment'))[:12]}…), before any task.{tail}"
-    )
+    return f"The dataset was added and its split committed to ({str(detail.get('commitment'))[:12]}…), before any task.{tail}"
 
 
 WORDS: Mapping[str, Words] = {
@@ -82,7 +82,9 @@ WORDS: Mapping[str, Words] = {
     "refund_used": lambda row, _: f"A fault of the server ended {row.run}: one refund was used.",
     "refunded": lambda row, _: f"{_amount(row)} given back for {row.run}.",
     "stopped_by_person": lambda row, detail: f"{row.run} was stopped by a person{_why(detail)}.",
-    "error_view": lambda _, detail: f"The agent looked at {detail.get('cases')} validation errors of {detail.get('run')}.",
+    "error_view": lambda _, detail: (
+        f"The agent looked at {detail.get('cases')} validation errors of {detail.get('run')}."
+    ),
     "asked": lambda _, detail: f"The task waits for a person {_ASKED.get(str(detail.get('kind')), '')}.",
     "declined": lambda _, detail: f"The contract was declined{_why(detail)}.",
     "finalize_approved": lambda _, detail: f"Opening the test set was approved{_why(detail)}.",
@@ -92,7 +94,9 @@ WORDS: Mapping[str, Words] = {
     "resumed_by_person": lambda _, detail: f"The task goes on{_why(detail)}.",
     "note": lambda _, detail: f"A note to the agent: “{detail.get('text')}”",
     "evaluation_started": lambda row, _: f"The final evaluation of {row.run} was started; no run can start any more.",
-    "rehearsal_failed": lambda _, detail: f"The rehearsal failed before the test set was touched: {detail.get('reason')}",
+    "rehearsal_failed": lambda _, detail: (
+        f"The rehearsal failed before the test set was touched: {detail.get('reason')}"
+    ),
     "frozen": lambda _, __: "Both models are frozen; the sealed test set waits for its key.",
     "unsealing": lambda _, __: "The test set was opened, once; both models were frozen before.",
     "evaluation_resumed": lambda _, __: "The evaluation went on after an interruption, with the frozen models.",

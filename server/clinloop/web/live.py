@@ -133,7 +133,9 @@ class _Stream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        seen = dict(entry.split(":", 1) for entry in self._request.query_params.get("seen", "").split(",") if ":" in entry)
+        seen = dict(
+            entry.split(":", 1) for entry in self._request.query_params.get("seen", "").split(",") if ":" in entry
+        )
         checked = time.monotonic()
         text = "retry: 3000\n\n"
         with anyio.move_on_after(SLOW_S) as patience:

@@ -54,7 +54,7 @@ class Measurement(Generic[T]):
     def _run(self) -> None:
         try:
             value, failure = self._measure(), ""
-        except Exception as fault:  # noqa: BLE001 - the page says so; the next press of the button tries again
+        except Exception as fault:
             value, failure = None, type(fault).__name__
         with self._lock:
             self._failure = failure

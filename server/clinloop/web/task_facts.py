@@ -266,5 +266,3 @@ def _seconds_left(run: RunRow | None) -> int | None:
 def _seconds_of(task: TaskRow, run: RunRow | None) -> int:
     preset = PRESETS[task.spec.budget]
     return preset.smoke_seconds if run is not None and run.mode == "smoke" else preset.train_seconds
-
-

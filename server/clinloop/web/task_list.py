@@ -97,9 +97,7 @@ def collect(services: Services, asked: Asked) -> Listed:
     at = min(asked.page, pages)
     return Listed(
         waiting=[look_at(services, task.id) for task in shown["waiting"]],
-        running=sorted(
-            (look_at(services, task.id) for task in shown["running"]), key=lambda look: look.active is None
-        ),
+        running=sorted((look_at(services, task.id) for task in shown["running"]), key=lambda look: look.active is None),
         done=[_ended(task) for task in shown["done"][(at - 1) * SHOWN : at * SHOWN]],
         counts=counts,
         asked=asked._replace(page=at),
@@ -133,7 +131,9 @@ def _fits(task: TaskRow, text: str) -> bool:
 
 
 def _ended(task: TaskRow) -> Ended:
-    return Ended(task, task_state(task, None, None), _result(task.spec.primary_metric, (task.result or {}).get("metrics", [])))
+    return Ended(
+        task, task_state(task, None, None), _result(task.spec.primary_metric, (task.result or {}).get("metrics", []))
+    )
 
 
 def _result(primary: str, metrics: Sequence[dict[str, dict[str, float | None]]]) -> str:

@@ -43,8 +43,7 @@ def _seen(services: Services, task_id: str) -> tuple[TaskLook, live.Parts]:
 
 def _parts(look: TaskLook) -> dict[str, str]:
     return {
-        name: environment().get_template(f"task/{name}.html.j2").render(look=look, words=SAID).strip()
-        for name in PARTS
+        name: environment().get_template(f"task/{name}.html.j2").render(look=look, words=SAID).strip() for name in PARTS
     }
 
 

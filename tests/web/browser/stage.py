@@ -86,11 +86,17 @@ class Stage:
 
     def worked_on(self) -> str:
         """Return a task with a baseline, a better run, one that failed, and a note."""
-        task_id = self.task("Sort these three kinds of moles, all equally well.", emphasised_classes=[], acceptance="paper")
+        task_id = self.task(
+            "Sort these three kinds of moles, all equally well.", emphasised_classes=[], acceptance="paper"
+        )
         self.run(task_id)
         self.change(task_id, "EPOCHS = 60", "EPOCHS = 240")
         self.run(task_id, "Four times as many passes fit the colours better.")
-        self.change(task_id, "session = open_session()", "session = open_session()\nraise ValueError('<script>alert(1)</script>')")
+        self.change(
+            task_id,
+            "session = open_session()",
+            "session = open_session()\nraise ValueError('<script>alert(1)</script>')",
+        )
         self.run(task_id, "A check of the input images stops bad ones early.")
         self.change(task_id, "\nraise ValueError('<script>alert(1)</script>')", "")
         clinician.write_note(self.doctor, task_id, "Please look at the dark moles first.")
