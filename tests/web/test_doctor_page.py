@@ -65,4 +65,4 @@ def test_a_measurement_that_fails_says_so_and_keeps_the_last_value() -> None:
     assert measurement.read(wait_s=10).value == 1
     failed = measurement.read(again=True, wait_s=10)
     assert (failed.value, failed.failure) == (1, "OSError")
-    assert measurement.read(again=True, wait_s=10) == measurement.read() and measurement.read().value == 3
+    assert measurement.read(again=True, wait_s=10)[::3] == (3, "")

@@ -13,7 +13,7 @@ def ended(web: Web) -> tuple[str, Path]:
     web.services.store.decline_spec(task, by="Dr. Weber", why="Not this one.")
     out = web.services.state.task(task).run("run1").out
     out.mkdir(parents=True)
-    (out / "checkpoint").write_bytes(b"x" * 300_000)
+    (out / "checkpoint").write_bytes(b"x" * 7_000_000)
     return task, out
 
 
@@ -21,7 +21,7 @@ def test_all_tasks_are_listed_with_owner_state_and_what_they_take(web: Web) -> N
     task, _ = ended(web)
     open_task = web.claude.begin(objective="Tell three kinds of moles apart, once more.")
     page = web.custodian.get("/housekeeping").text
-    for text in (task, open_task, "codex", "claude", "Declined", "301 kB", "moles"):
+    for text in (task, open_task, "codex", "claude", "Declined", "7 MB", "moles"):
         assert text in page, text
     assert f'href="/tasks/{open_task}/steer"' in page and f"scope=task&amp;task={task}" in page
 
@@ -39,7 +39,7 @@ def test_a_clean_up_is_shown_first_then_done_once_and_recorded_with_a_name(web: 
     assert done.status_code == 200 and "of 1 task were removed" in done.text and not out.exists()
     assert "There is nothing to remove" in custodian.get("/housekeeping/plan?scope=runs").text
     (entry,) = [row for row in web.services.store.ledger(f"task:{task}") if row.event == "cleaned"]
-    assert entry.detail["by"] == "IT" and entry.detail["bytes"] > 300_000
+    assert entry.detail["by"] == "IT" and entry.detail["bytes"] >= 7_000_000
     ledger = custodian.get(f"/tasks/{task}/ledger").text
     assert "Clean-up: outputs that nothing refers to" in ledger and "Verified" in ledger
 
@@ -73,9 +73,9 @@ def test_bad_fields_are_refused(web: Web) -> None:
 
 
 def test_measuring_again_shows_what_was_written_since(web: Web) -> None:
-    task, out = ended(web)
+    _, out = ended(web)
     custodian = web.custodian
-    assert "301 kB" in custodian.get("/housekeeping").text
+    assert "7 MB" in custodian.get("/housekeeping").text
     (out / "more").write_bytes(b"x" * 2_000_000)
     assert custodian.post("/housekeeping").status_code == 303
-    assert "2 MB" in custodian.get("/housekeeping").text
+    assert "9 MB" in custodian.get("/housekeeping").text

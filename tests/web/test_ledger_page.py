@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import clinloop
+from clinloop import clinician
+from clinloop.principal import Principal
 from clinloop.store.ledger import LedgerRow
 from clinloop.web.ledger_words import WORDS, sentence
 
@@ -40,7 +42,8 @@ def test_words_are_a_sentence_also_for_an_entry_without_details(event: str) -> N
 
 def test_the_page_shows_what_happened_who_did_it_and_what_is_left(web: Web) -> None:
     task = web.codex.begin()
-    web.clinician.post(f"/tasks/{task}/steer", act="note", text="Please look at small lesions.")
+    weber = web.services.for_principal(Principal("Dr. Weber", frozenset(["clinician"])))
+    clinician.write_note(weber, task, "Please look at small lesions.")
     page = web.clinician.get(f"/tasks/{task}/ledger").text
     assert "The contract was frozen" in page and "Verified" in page
     assert "Please look at small lesions." in page and "Dr. Weber" in page

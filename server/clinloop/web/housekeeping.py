@@ -52,6 +52,7 @@ def _tasks(services: Services, use: DiskUse | None) -> list[dict[str, Any]]:
                 "said": words.task_state(task, asked.kind if asked else None, active),
                 "is_ended": task.status in ENDED,
                 "runs": sum(run.mode == "full" for run in runs),
+                "active": active,
                 "use": taken.get(task.id),
             }
         )
