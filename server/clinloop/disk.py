@@ -24,7 +24,7 @@ _PARTS: Mapping[str, str] = {
     "workspace": "code",
 }
 """Folder of a task to what a person calls it; the rest is "other"."""
-PARTS = ("runs", "data", "model", "evidence", "code", "other")
+PARTS: tuple[str, ...] = ("runs", "data", "model", "evidence", "code", "other")
 """What a task's bytes are shown as."""
 
 
@@ -144,7 +144,8 @@ def measure(services: Services) -> DiskUse:
 
 def task_use(services: Services, task: TaskRow, meter: Meter | None = None) -> TaskUse:
     """Return what one task takes."""
-    meter, parts = meter or Meter(), dict.fromkeys(PARTS, 0)
+    meter = meter or Meter()
+    parts: dict[str, int] = dict.fromkeys(PARTS, 0)
     folder = services.state.task(task.id).root
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         parts[_PARTS.get(path.name, "other")] += meter.measure(path)

@@ -13,7 +13,7 @@ from .conftest import Web
 
 
 def until_found(web: Web) -> str:
-    custodian = web.custodian
+    custodian, page = web.custodian, ""
     for _ in range(60):
         page = custodian.get("/doctor").text
         if "What is installed and enforced" in page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, cast, get_args
 from urllib.parse import urlencode
 
@@ -120,12 +121,14 @@ async def gallery(request: Request) -> Response:
         label=label,
         splits=SPLITS,
         side=SIDE,
-        address=lambda **changes: _address(dataset.name, {"split": split, "label": label} | changes),
+        address=partial(_address, dataset.name, split, label),
         **shown,
     )
 
 
-def _address(name: str, given: dict[str, object]) -> str:
+def _address(name: str, split: str, label: str, **changes: str | int) -> str:
+    """Return the address of a page of pictures; what is not changed stays, but for the page."""
+    given = {"split": split, "label": label} | changes
     return f"/datasets/{name}/pictures?{urlencode({key: value for key, value in given.items() if value != ''})}"
 
 

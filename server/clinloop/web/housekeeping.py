@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -114,7 +114,7 @@ def _clean(services: Services, scope: Scope, tasks: list[str]) -> tuple[list[cle
 def _scope(text: str) -> Scope:
     if text not in SCOPES:
         raise BadInput(f"scope: one of {', '.join(SCOPES)}.")
-    return cast("Scope", text)
+    return text
 
 
 PAGES = [
