@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from clinloop.errors import BadInput, NotNow
 from clinloop.principal import ROLES, Role
+from clinloop.store.tokens import NAME_CAP
 from clinloop.untrusted import clean
 from clinloop.web.pages import Page, back, form_of, in_thread, render
 from clinloop.web.signing_in import services_of
 
 DAYS_MOST = 3650
-NAME_CAP = 80
 _FORMS = 256
 """Forms that are remembered as sent."""
 
