@@ -15,6 +15,7 @@ from clinloop import __version__
 from clinloop.cli_annotate import annotate
 from clinloop.cli_clinician import COMMANDS as CLINICIAN
 from clinloop.cli_data import LAYOUT_HELP, data_app
+from clinloop.cli_disk import disk_app, task_remove
 from clinloop.cli_export import export
 from clinloop.cli_images import images_app
 from clinloop.cli_install import install
@@ -52,6 +53,7 @@ task_app = typer.Typer(
     epilog="Example: clinloop task list",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(disk_app, name="disk")
 app.add_typer(images_app, name="images")
 app.add_typer(service_app, name="service")
 app.add_typer(task_app, name="task")
@@ -65,6 +67,7 @@ task_app.command("queue", epilog="Example: clinloop task queue")(task_queue)
 task_app.command("score", epilog="Example: clinloop task score isic-3f9a2c")(task_score)
 for command, example in CLINICIAN.items():
     task_app.command(epilog=example)(command)
+task_app.command("remove", epilog="Example: clinloop task remove isic-3f9a2c --dry-run")(task_remove)
 app.command(epilog="Example: clinloop export isic-3f9a2c --format onnx --out ./onnx")(export)
 app.command(epilog="Example: clinloop install codex --data-root ~/images")(install)
 app.command(epilog="Example: clinloop unseal isic-3f9a2c --identity /media/stick/clinician.key")(unseal)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop.terminal import StateOption, out, phases, progress_bars, services_of, table
 
@@ -120,21 +119,13 @@ def data_remove(
     state: StateOption = None,
 ) -> None:
     """Remove a dataset; tasks that used it keep their reports but can run no more."""
-    from clinloop.datasets.dataset import Dataset, remove
+    from clinloop.cleanup import refuse_used, remove_dataset
 
     services = services_of(state)
-    Dataset.load(services.settings.state, name)
-    users = [
-        task.id
-        for task in services.store.tasks()
-        if task.dataset == name and task.status in ("open", "evaluating", "awaiting_unseal", "unsealed")
-    ]
-    if users:
-        raise BadInput(f"Dataset {name} is used by open tasks ({', '.join(users[:5])}); finalize them first.")
+    refuse_used(services, name)
     if not yes:
         typer.confirm(f"Remove dataset {name} and its hidden test part?", abort=True)
-    remove(services.settings.state, name)
-    services.store.record(f"dataset:{name}", "removed", {})
+    remove_dataset(services, name)
     out().print(f"Removed {name}.", highlight=False)
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from clinloop.access import Client, own_client, server_pid
 from clinloop.datasets.dataset import Dataset
 from clinloop.datasets.sealed import seal_warnings
 from clinloop.errors import SandboxUnavailable
-from clinloop.guarantee import Connection, Finding
+from clinloop.guarantee import Connection, Finding, Standing
 from clinloop.sandbox import backends, gpus
 from clinloop.sandbox.base import Sandbox
 from clinloop.services import Services
@@ -47,65 +48,121 @@ def attempt(services: Services, client: Client | None, socket: Path) -> Tried:
     return Tried(user, "stdio" if client is None else "socket", exposure.attempt(user, grounds))
 
 
-def examine(services: Services, tried: Tried, out: Console) -> bool:
-    """Print the examination; True when training runs can start."""
+class Row(NamedTuple):
+    """One line of what is installed; a name that begins with spaces belongs to the line above."""
+
+    what: str
+    finding: str
+    problem: bool = False
+    """Training runs cannot start because of it."""
+
+
+class Claim(NamedTuple):
+    """What may be claimed about the test set of one dataset, where that is not what holds for all."""
+
+    dataset: str
+    text: str
+    warnings: tuple[str, ...]
+    """What the custodian still has to do about its seal."""
+
+
+class Examination(NamedTuple):
+    """Everything that is to be said; the terminal and the page show the same."""
+
+    rows: tuple[Row, ...]
+    tried: Tried
+    standing: Standing
+    """Of an unsealed dataset."""
+    claims: tuple[Claim, ...]
+
+    @property
+    def works(self) -> bool:
+        """Training runs can start."""
+        return not any(row.problem for row in self.rows)
+
+    @property
+    def how(self) -> str:
+        """How the client is served, in words."""
+        return HOW[self.tried.connection]
+
+
+HOW: Mapping[str, str] = {
+    "stdio": "on standard input and output",
+    "socket": "over the service's socket",
+    "http": "over HTTP from this machine",
+    "remote": "over HTTP from another machine",
+}
+"""How a client is served, in words."""
+
+
+def find(services: Services, tried: Tried) -> Examination:
+    """Return the examination; asks the container engine and the GPUs, so it may take seconds."""
+    connection, findings = tried.connection, tried.findings
+    standing = guarantee.standing(connection, findings)
+    claims: list[Claim] = []
+    for name in Dataset.list_names(services.settings.state):
+        sealed = guarantee.standing(connection, findings, services.seal(name))
+        differs = sealed.reason != standing.reason or sealed.level != standing.level
+        warnings = tuple(seal_warnings(Dataset.load(services.settings.state, name).folder))
+        if differs or warnings:
+            claims.append(Claim(name, sealed.text if differs else "", warnings))
+    return Examination(tuple(_rows(services)), tried, standing, tuple(claims))
+
+
+def _rows(services: Services) -> Iterator[Row]:
     settings = services.settings
-    table = Table("what", "finding", show_header=False, box=None, pad_edge=False)
-    table.add_row(
+    yield Row(
         "clinloop",
         f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     )
     free = shutil.disk_usage(
         settings.state if settings.state.exists() else settings.state.parent if settings.state.parent.exists() else "/"
     ).free
-    table.add_row("state", f"{settings.state} ({free / 1e9:.0f} GB free)")
-    works = True
+    yield Row("state", f"{settings.state} ({free / 1e9:.0f} GB free)")
     try:
         sandbox, reason = backends.choose(
             settings, image=settings.image or "cpu", accept_no_isolation=services.accept_no_isolation
         )
         probe = sandbox.probe()
-        table.add_row(
-            "sandbox",
-            f"{sandbox.name}" + ("" if sandbox.isolates else " (isolates nothing: accepted by you)") + f": {reason}",
-        )
+        accepted = "" if sandbox.isolates else " (isolates nothing: accepted by you)"
+        yield Row("sandbox", f"{sandbox.name}{accepted}: {reason}")
         for resource, tier in probe.tiers.items():
-            table.add_row(f"  {resource}", tier)
-        table.add_row("image", _image(sandbox, settings.image or "cpu"))
+            yield Row(f"  {resource}", tier)
+        yield Row("image", _image(sandbox, settings.image or "cpu"))
     except SandboxUnavailable as refusal:
-        works = False
-        table.add_row("sandbox", f"[red]none:[/red] {refusal}")
-    table.add_row("cpu slots", _slots(services))
+        yield Row("sandbox", f"none: {refusal}", problem=True)
+    yield Row("cpu slots", _slots(services))
     for what, finding in _gpus(services):
-        table.add_row(what, escape(finding))
-    table.add_row("http", escape(_http(services)))
-    table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
-    table.add_row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
+        yield Row(what, finding)
+    yield Row("http", _http(services))
+    yield Row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
+    yield Row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
+
+
+def examine(services: Services, tried: Tried, out: Console) -> bool:
+    """Print the examination; True when training runs can start."""
+    found = find(services, tried)
+    table = Table("what", "finding", show_header=False, box=None, pad_edge=False)
+    for row in found.rows:
+        table.add_row(row.what, f"[red]{escape(row.finding)}[/red]" if row.problem else escape(row.finding))
     out.print(table, soft_wrap=False)
-    _guarantee(services, tried, out)
-    return works
-
-
-def _guarantee(services: Services, tried: Tried, out: Console) -> None:
-    connection, findings = tried.connection, tried.findings
-    how = "over the service's socket" if connection == "socket" else "on standard input and output"
-    heading = f"\n[bold]What a client reaches[/bold] that runs as {escape(tried.client.name)} and is served {how}"
+    heading = f"\n[bold]What a client reaches[/bold] that runs as {escape(tried.client.name)} and is served {found.how}"
     out.print(heading, highlight=False)
     table = Table("what", "reachable", "found", "to do", box=None, pad_edge=False)
-    for finding in findings:
-        found = f"{finding.how} ({finding.where})" if finding.where else finding.how
+    for finding in tried.findings:
+        where = f"{finding.how} ({finding.where})" if finding.where else finding.how
         is_reachable = "[red]yes[/red]" if finding.is_reachable else "no"
-        table.add_row(finding.what, is_reachable, escape(found), finding.fix)
+        table.add_row(finding.what, is_reachable, escape(where), finding.fix)
     out.print(table)
-    standing = guarantee.standing(connection, findings)
-    out.print(f"\n[bold]Guarantee {standing.level.code} {standing.level.name}[/bold]: ", end="", highlight=False)
-    out.print(f"{standing.level.meaning} {standing.reason}", highlight=False)
-    for name in Dataset.list_names(services.settings.state):
-        sealed = guarantee.standing(connection, findings, services.seal(name))
-        if sealed.reason != standing.reason or sealed.level != standing.level:
-            out.print(f"Dataset {name}: {escape(sealed.text)}", highlight=False)
-        for line in seal_warnings(Dataset.load(services.settings.state, name).folder):
+    level = found.standing.level
+    out.print(f"\n[bold]Guarantee {level.code} {level.name}[/bold]: ", end="", highlight=False)
+    out.print(f"{level.meaning} {found.standing.reason}", highlight=False)
+    for claim in found.claims:
+        if claim.text:
+            out.print(f"Dataset {claim.dataset}: {escape(claim.text)}", highlight=False)
+        for line in claim.warnings:
             out.print(f"  {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return found.works
 
 
 def _slots(services: Services) -> str:

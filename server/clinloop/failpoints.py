@@ -127,6 +127,10 @@ FAILPOINTS = [
     Failpoint("finalize:evaluated", "the task has its result", "seals the report", True),
     Failpoint("finalize:invalid", "the evaluation has failed for good", "nothing: the task has ended", True),
     Failpoint("finalize:sealed", "the report is sealed", "nothing: the task has ended"),
+    Failpoint(
+        "clean:moved", "what a clean-up removes is out of its place", "the next clean-up records it and deletes it"
+    ),
+    Failpoint("clean:recorded", "the ledger says what was removed", "the next clean-up deletes it"),
 ]
 NAMES = frozenset(
     name for point in FAILPOINTS for name in (point.name, *([point.name + UNCOMMITTED] if point.is_transaction else []))

@@ -18,8 +18,8 @@ LOSES = (f"run:predicting{UNCOMMITTED}", "run:training")
 
 
 def test_the_cases_below_are_all_failpoints() -> None:
-    # test_unsealing.py, test_failpoints_of_finalize.py, test_clinician.py
-    others = ("unseal:", "finalize:", "clinician:")
+    # test_unsealing.py, test_failpoints_of_finalize.py, test_clinician.py, test_cleanup.py
+    others = ("unseal:", "finalize:", "clinician:", "clean:")
     assert sorted([*INIT, *RUN, *failpoints(*others)]) == sorted(NAMES)
 
 

@@ -22,6 +22,7 @@ class Server:
 
     def __init__(self, state: Path, *, log: str = "http.log", address: str = "127.0.0.1:0", **environment: str) -> None:
         self.state, self.log = state, state.parent / log
+        self._begin = len(self.text) if self.log.exists() else 0
         with self.log.open("ab") as log_file:
             self.process = subprocess.Popen(
                 [*COMMAND, "--http", address, "--state", str(state)],
@@ -36,10 +37,9 @@ class Server:
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.text
-            started = self.text.split("Started server process")
-            if len(started) > 1 and "Application startup complete" in started[-1]:
-                address = started[-2].rpartition("serving on ")[2].split()[0]
-                return address
+            said = self.text[self._begin :]
+            if "Application startup complete" in said:
+                return said.partition("serving on ")[2].split()[0]
             time.sleep(0.05)
         raise AssertionError(self.text)
 

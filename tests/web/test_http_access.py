@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from clinloop_tools import TOOLS
 from starlette.routing import Route
 
 from clinloop.errors import BadInput
@@ -15,6 +14,7 @@ from clinloop.web.app import PAGES
 from clinloop.web.gate import OPEN_PATHS
 from clinloop.web.serve import serve_http
 from clinloop.web.signing_in import COOKIE
+from clinloop_tools import TOOLS
 
 from .conftest import ACCEPT, HOST, REQUEST, SPEC, Visitor, Web
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -11,7 +12,7 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from clinloop import runs, tasks
+from clinloop import cleanup, runs, tasks
 from clinloop.beneath import Beneath
 from clinloop.errors import BadInput, NotNow
 from clinloop.scoring.metrics import is_higher_better
@@ -143,6 +144,8 @@ async def read_validation(
     if view == "figure":
         return picture(await anyio.to_thread.run_sync(_draw, state, task_id, None), state.store.head(f"task:{task_id}"))
     chosen = _choose(state, task_id, run, view)
+    if chosen is not None and (files := _files_of(state, chosen, view, log)):
+        await anyio.to_thread.run_sync(cleanup.require_kept, state, chosen, files)
     if view == "errors":
         drawn = await anyio.to_thread.run_sync(_draw, state, task_id, (chosen,))
         return picture(drawn, state.store.head(f"task:{task_id}"))
@@ -153,6 +156,21 @@ async def read_validation(
     facts = task_facts(state, task_id)
     reply = _reply(state, facts, chosen, view, log, since)
     return spoken(state, task_id, reply.model_copy(update={"waited_s": round(time.monotonic() - begun, 1)}))
+
+
+def _files_of(services: Services, run: RunRow, view: View, log: str) -> list[Path]:
+    """Return the files that a view reads and that a clean-up of an ended task may have removed."""
+    task = services.state.task(run.task_id)
+    folder = task.run(run.name)
+    match view:
+        case "log":
+            return [folder.log(log)]
+        case "curve":
+            return [folder.root]
+        case "errors":
+            return [folder.predictions, task.data]
+        case _:
+            return []
 
 
 def _draw(services: Services, task_id: str, misses_of: tuple[RunRow | None] | None) -> bytes:

@@ -72,6 +72,13 @@ def contact_sheet(
     return buffer.getvalue()
 
 
+def thumbnail(case: CaseRow, side: int, targets: Sequence[str]) -> bytes:
+    """Return a case as a small square JPEG, boxes and masks drawn in."""
+    buffer = io.BytesIO()
+    _tile(case, side, targets).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def _tile(case: CaseRow, cell: int, targets: Sequence[str]) -> Image.Image:
     """Return a case as a square."""
     from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps

@@ -60,10 +60,11 @@ def parse_cases(text: str, folder: Path) -> list[CaseRow]:
     """Return the cases of a server-only cases.csv."""
     rows = csv.reader(io.StringIO(text, newline=""))
     attributes = next(rows)[len(COLUMNS) :]
-    return [_parse_case(row, attributes, folder) for row in rows]
+    return [parse_row(row, attributes, folder) for row in rows]
 
 
-def _parse_case(row: list[str], attributes: list[str], folder: Path) -> CaseRow:
+def parse_row(row: list[str], attributes: list[str], folder: Path) -> CaseRow:
+    """Return the case of one row."""
     case_id, split, group, label, supervision, image, sha256, width, height, boxes, mask, mask_sha256, *values = row
     return CaseRow(
         case_id,

@@ -17,6 +17,9 @@ from clinloop.store.rows import TaskRow, task_row
 REFUNDS_PER_TASK = 3
 """How often a fault of the server gives a run back; bounded, because an agent on the same machine could kill supervisors on purpose."""
 
+ENDED = ("evaluated", "invalid", "declined")
+"""States of a task that no other follows."""
+
 
 class Tasks:
     """The part of the store that keeps tasks."""
@@ -110,6 +113,27 @@ class Tasks:
         """Return all tasks, newest first."""
         with self._database.connect() as connection:
             return [task_row(row) for row in connection.execute("SELECT * FROM task ORDER BY rowid DESC")]
+
+    def require_ended(self, task_id: str) -> None:
+        """Refuse what may be done to a task only when nothing of it can go on.
+
+        Raises:
+            NotNow: it has not ended, or a run of it is active.
+            LedgerBroken: somebody else than the server has changed its ledger.
+        """
+        with self._database.connect() as connection:
+            row = connection.execute("SELECT status FROM task WHERE id = ?", (task_id,)).fetchone()
+            status = row["status"] if row else "unknown"
+            if status not in ENDED:
+                raise NotNow(
+                    f"Task {task_id} is {status}; files are removed of tasks that have ended ({', '.join(ENDED)})."
+                )
+            active = connection.execute(
+                "SELECT name FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,)
+            ).fetchone()
+            if active:
+                raise NotNow(f"{active['name']} of task {task_id} is active; wait for its end.")
+            ledger.require_whole(connection, f"task:{task_id}")
 
     # evaluation --------------------------------------------------------------------------------------------------
 

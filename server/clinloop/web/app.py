@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from clinloop import app as protocol
 from clinloop.principal import LOCAL_AGENT
 from clinloop.services import Services
-from clinloop.web import entrance, tasks
+from clinloop.web import datasets, doctor, entrance, housekeeping, ledger, tasks, tokens
 from clinloop.web.gate import Gate
 from clinloop.web.limits import SIGN_INS_BURST, SIGN_INS_PER_S, THREADS, Buckets
 from clinloop.web.live import Live
@@ -26,7 +26,14 @@ from clinloop.web.readiness import Readiness
 from clinloop.web.signing_in import SignIn
 from clinloop.web.watch import Watch
 
-PAGES = [*tasks.PAGES]
+PAGES = [
+    *tasks.PAGES,
+    *datasets.PAGES,
+    *ledger.PAGES,
+    *doctor.PAGES,
+    *tokens.PAGES,
+    *housekeeping.PAGES,
+]
 """All pages that need a person; a test visits each as every role."""
 
 
