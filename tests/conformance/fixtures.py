@@ -112,9 +112,7 @@ def _content(server: MCPServer) -> None:
     @server.tool()
     def test_embedded_resource() -> CallToolResult:
         """Return a resource."""
-        return CallToolResult(
-            content=[_embedded("test://embedded-resource", "This is an embedded resource content.")]
-        )
+        return CallToolResult(content=[_embedded("test://embedded-resource", "This is an embedded resource content.")])
 
     @server.tool()
     def test_multiple_content_types() -> CallToolResult:

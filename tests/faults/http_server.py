@@ -121,9 +121,7 @@ class Server:
     # clients ------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def client(
-        self, era: str = MODERN, token: str = "", *, name: str = "claude-code"
-    ) -> AsyncGenerator[Client]:
+    async def client(self, era: str = MODERN, token: str = "", *, name: str = "claude-code") -> AsyncGenerator[Client]:
         """Yield a client that waits long."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with (
