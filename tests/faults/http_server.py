@@ -111,7 +111,7 @@ class Server:
 
     def n_sockets(self) -> int:
         """Return how many connections it holds, the listening one left out."""
-        return len(_sockets(self.pid)) - 1
+        return len(_sockets(self.pid))
 
     def memory(self) -> int:
         """Return its resident memory in bytes."""
@@ -187,12 +187,12 @@ def _connects(port: int) -> bool:
 
 
 def _sockets(pid: int) -> list[str]:
-    found: list[str] = []
+    """Return the inodes of a process's TCP connections, those that listen left out."""
+    held = set[str]()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            target = os.readlink(path)
-        except OSError:
+            held.add(os.readlink(path))
+        except OSError:  # closed meanwhile
             continue
-        if target.startswith("socket:"):
-            found.append(target)
-    return found
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text(encoding="utf-8").splitlines()[1:]]
+    return [line[9] for line in lines if line[3] != "0A" and f"socket:[{line[9]}]" in held]

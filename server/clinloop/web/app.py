@@ -20,6 +20,8 @@ from clinloop.web.gate import Gate
 from clinloop.web.pages import HERE, guarded, not_found
 from clinloop.web.signing_in import SignIn
 
+CONNECTIONS = 16
+"""Connections to the store that are kept open."""
 PAGES = [*tasks.PAGES]
 """All pages that need a person; a test visits each as every role."""
 
@@ -31,8 +33,12 @@ def build(services: Services, hosts: Sequence[str]) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        async with manager.run():
-            yield
+        services.store.keep_connections(CONNECTIONS)
+        try:
+            async with manager.run():
+                yield
+        finally:
+            services.store.close()
 
     async def missing(request: Request, _: Exception) -> Response:
         return not_found(request)
