@@ -65,6 +65,33 @@ def named_client(name: str) -> Client:
     return Client(entry.pw_uid, entry.pw_gid, frozenset([entry.pw_gid]) | login_groups(entry.pw_uid), entry.pw_name)
 
 
+UNKNOWN = Client(-1, -1, frozenset(), "unknown")
+"""A client whose user nobody can name; no level rests on what it reaches."""
+
+
+def user_client(uid: int) -> Client:
+    """Return a user with the groups of a login and those of every process that it runs, for a client whose own process is not known."""
+    try:
+        entry = pwd.getpwuid(uid)
+        gid, name = entry.pw_gid, entry.pw_name
+    except KeyError:
+        gid, name = uid, str(uid)
+    return Client(uid, gid, frozenset([gid]) | login_groups(uid) | running_groups(uid), name)
+
+
+def running_groups(uid: int) -> frozenset[int]:
+    """Return the groups of all processes of a user, whichever way they got them."""
+    found = set[int]()
+    for process in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = dict(line.split(":", 1) for line in process.read_text(encoding="utf-8").splitlines())
+        except (OSError, ValueError):  # it has ended
+            continue
+        if str(uid) in lines.get("Uid", "").split():
+            found |= {int(number) for name in ("Gid", "Groups") for number in lines.get(name, "").split()}
+    return frozenset(found)
+
+
 def peer_client(connection: socket.socket) -> Client:
     """Return the user at the other end of a local socket, as the kernel knows it.
 

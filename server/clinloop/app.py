@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp.server import MCPServer
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS
 
 from clinloop import __version__, exposure, runs
 from clinloop.principal import LOCAL_AGENT
 from clinloop.services import Services
+from clinloop.untrusted import clean
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
     from starlette.routing import BaseRoute
-    from starlette.types import Scope
+    from starlette.types import Message, Scope
 
 MCP_PATH = "/mcp"
 """Where agents reach the tools over HTTP."""
@@ -39,7 +43,7 @@ def build(services: Services) -> MCPServer:
         runs.recover(services)
         yield services
 
-    return MCPServer(
+    server = MCPServer(
         "clinloop",
         title="clinloop",
         version=__version__,
@@ -47,6 +51,19 @@ def build(services: Services) -> MCPServer:
         tools=list(TOOLS),
         lifespan=lifespan,
     )
+
+    async def known_prompts(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Refuse an unknown prompt as the protocol says (-32602); the SDK answers with an internal error and logs a traceback."""
+        name = (ctx.params or {}).get("name")
+        if ctx.method == "prompts/get" and isinstance(name, str):
+            known = [prompt.name for prompt in await server.list_prompts()]
+            if name not in known:
+                shown = clean(name, cap=80)
+                raise MCPError(INVALID_PARAMS, f"Unknown prompt: {shown}. Known: {', '.join(known) or 'none'}.")
+        return await call_next(ctx)
+
+    server.middleware.append(known_prompts)
+    return server
 
 
 def serve_stdio(services: Services) -> None:
@@ -59,16 +76,16 @@ def serve_stdio(services: Services) -> None:
     server.run("stdio")
 
 
-def http_routes(server: MCPServer, hosts: Sequence[str]) -> tuple[list[BaseRoute], StreamableHTTPSessionManager]:
-    """Return the routes of a server over streamable HTTP, in both eras, and the manager that must run beside them."""
+def http_routes(server: MCPServer) -> tuple[list[BaseRoute], StreamableHTTPSessionManager]:
+    """Return the routes of a server over streamable HTTP, in both eras, and the manager that must run beside them.
+
+    Hosts and origins are checked before, for these and all other routes alike.
+    """
     from mcp.server.transport_security import (
         TransportSecuritySettings,
     )  # late: standard input and output need none of it
 
-    security = TransportSecuritySettings(
-        allowed_hosts=list(hosts),
-        allowed_origins=[f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")],
-    )
+    security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     made = server.streamable_http_app(
         streamable_http_path=MCP_PATH, transport_security=security, max_sessions=MAX_SESSIONS
     )
@@ -81,3 +98,32 @@ def mark_authenticated(scope: Scope, credential: str) -> None:
     from mcp.server.auth.provider import AccessToken
 
     scope["user"] = AuthenticatedUser(AccessToken(token=credential, client_id=credential, scopes=[]))
+
+
+def opens_session(headers: Mapping[str, str]) -> bool:
+    """Tell whether a request opens a session of the handshake era."""
+    from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+    version = headers.get("mcp-protocol-version")
+    return "mcp-session-id" not in headers and (version is None or version in HANDSHAKE_PROTOCOL_VERSIONS)
+
+
+async def end_session(manager: StreamableHTTPSessionManager, session: str, credential: str) -> None:
+    """End a session of the handshake era as its client would: its streams end and its id is not known any more."""
+    headers = {"mcp-session-id": session, "accept": "application/json, text/event-stream"}
+    scope: Scope = {
+        "type": "http",
+        "method": "DELETE",
+        "path": MCP_PATH,
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
+    }
+    mark_authenticated(scope, credential)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: Message) -> None:
+        pass
+
+    await manager.handle_request(scope, receive, send)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,10 @@ SocketOption = Annotated[Path, typer.Option("--socket", help="Where the service 
 GroupOption = Annotated[
     str | None, typer.Option("--group", help="Group whose members may use the socket; it is made when it is missing.")
 ]
+HttpOption = Annotated[
+    str | None,
+    typer.Option("--http", help="Serve agents and the page over HTTP too, e.g. 127.0.0.1:8765.", metavar="HOST:PORT"),
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Every user of this machine may use the socket.")]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Print everything and change nothing.")]
 
@@ -45,10 +50,11 @@ def install(
             "--docker", help="Let the service use Docker: its user joins the group docker, in which no agent may be."
         ),
     ] = False,
+    http: HttpOption = None,
     dry_run: DryOption = False,
 ) -> None:
     """Make user, folders and systemd unit of the service; what is there is left alone, so it can be repeated."""
-    plan = installation.Plan(user, _absolute(state), _absolute(cache), _absolute(socket), group, is_open, docker)
+    plan = installation.Plan(user, _absolute(state), _absolute(cache), _absolute(socket), group, is_open, docker, http)
     problems = installation.code_problems(user)
     for problem in problems:
         _say(f"This installation of clinloop does not do for a service: {problem}", style="red")
@@ -66,6 +72,11 @@ def install(
     _say(
         "Agents are configured with the command: clinloop connect" + ("" if socket == SOCKET else f" --socket {socket}")
     )
+    if plan.http:
+        token = f"clinloop token create --state {plan.state} --role custodian --name NAME"
+        _say(
+            f"Over HTTP: http://{plan.http}/mcp and the page http://{plan.http}; the first sign-in needs a token: sudo {token}"
+        )
     _say("Then check what an agent's user reaches: clinloop doctor --state " + f"{plan.state} --as USER")
 
 
@@ -94,16 +105,20 @@ def run(
     socket: SocketOption = SOCKET,
     group: GroupOption = None,
     is_open: OpenOption = False,
+    http: HttpOption = None,
     sandbox: SandboxOption = None,
     accept: AcceptOption = False,
 ) -> None:
-    """Serve on the socket in the foreground; root becomes the service's user first. This is what the unit calls."""
+    """Serve on the socket, and over HTTP where --http says so, in the foreground; root becomes the service's user first. This is what the unit calls."""
     from clinloop.listen import serve_socket
+    from clinloop.web.serve import beside
 
     if os.geteuid() == 0:
         installation.make_runtime_folder(_absolute(socket), user)
         installation.become(user)
-    serve_socket(services_of(_absolute(state), sandbox, accept), _absolute(socket), group=group, is_open=is_open)
+    services = services_of(_absolute(state), sandbox, accept)
+    with beside(services, http) if http else nullcontext():
+        serve_socket(services, _absolute(socket), group=group, is_open=is_open)
 
 
 def _make(steps: Iterable[installation.Step], *, dry_run: bool) -> None:
@@ -120,8 +135,14 @@ def _make(steps: Iterable[installation.Step], *, dry_run: bool) -> None:
 
 
 def _options(plan: installation.Plan) -> str:
-    given = {"--user": plan.user, "--state": plan.state, "--socket": plan.socket, "--group": plan.group}
-    defaults = {"--user": "clinloop", "--state": STATE, "--socket": SOCKET, "--group": None}
+    given = {
+        "--user": plan.user,
+        "--state": plan.state,
+        "--socket": plan.socket,
+        "--group": plan.group,
+        "--http": plan.http,
+    }
+    defaults = {"--user": "clinloop", "--state": STATE, "--socket": SOCKET, "--group": None, "--http": None}
     said = [f" {name} {value}" for name, value in given.items() if value != defaults[name]]
     return "".join(said) + (" --open" if plan.is_open else "")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +77,7 @@ def examine(services: Services, tried: Tried, out: Console) -> bool:
         table.add_row("sandbox", f"[red]none:[/red] {refusal}")
     for what, finding in _gpus(services):
         table.add_row(what, escape(finding))
+    table.add_row("http", escape(_http(services)))
     table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
     table.add_row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
     out.print(table, soft_wrap=False)
@@ -117,6 +121,21 @@ def _gpus(services: Services) -> list[tuple[str, str]]:
         memory = f"{gpu.used_bytes / 2**30:.1f} of {gpu.memory_bytes / 2**30:.0f} GiB used"
         rows.append((f"  {gpu.uuid}", f"{gpu.name}, {memory}, {state}"))
     return rows
+
+
+def _http(services: Services) -> str:
+    """Return where servers of this state folder listen over HTTP, and who has tokens for them."""
+    found: list[str] = []
+    for note in sorted(services.state.http.glob("*.json")):
+        with suppress(OSError, ValueError, KeyError):  # it ends at this moment, or was killed
+            os.kill(int(note.stem), 0)
+            said = json.loads(note.read_text(encoding="utf-8"))
+            found.append(f"{said['address']} (page {said['page']})")
+    valid = Counter(token.role for token in services.store.tokens() if token.state == "valid")
+    people = ", ".join(f"{count} {role}" for role, count in sorted(valid.items())) or "none"
+    return f"{'; '.join(found) or 'no server listens'}. Valid tokens: {people}. " + (
+        "Agents need one." if services.store.had_tokens("agent") else "Programs of this machine need none yet."
+    )
 
 
 def _image(sandbox: Sandbox, image: str) -> str:

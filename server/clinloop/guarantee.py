@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 Code = Literal["L0", "L1", "L2", "L3"]
-Connection = Literal["stdio", "socket", "remote"]
-"""How the client talks to the server. No transport is "remote" yet: a client on another machine has no local account that could be tried."""
+Connection = Literal["stdio", "socket", "http", "remote"]
+"""How the client talks to the server; "http" is from this machine, "remote" over HTTP from another, where no local account can be tried."""
 
 
 class Level(NamedTuple):
@@ -100,18 +100,33 @@ def standing(connection: Connection, findings: Iterable[Finding], seal: Seal = S
     both = " The test set is sealed besides." if seal.is_sealed else ""
     if connection == "remote" and not reached:
         return Standing(LEVELS[3], both.strip(), found)
-    if connection == "socket" and not reached:
+    if connection in ("socket", "http") and not reached:
         return Standing(LEVELS[2], "Not L3: the agent has a shell on the same machine." + both, found)
     not_l2 = (
         "Not L2: the server runs under the user of its client."
         if connection == "stdio"
         else f"Not L2: the client's user reaches {', '.join(reached)}."
     )
+    return _below_l2(not_l2, seal, found)
+
+
+def not_established(connection: Connection, seal: Seal) -> Standing:
+    """Return the level of a client of whom it is not known what it reaches."""
+    return _below_l2(
+        "Not L3: the custodian has not declared that agents on other machines have no account here (setting remote_agents)."
+        if connection == "remote"
+        else "Not L2: it is not known as which user of this machine the client runs.",
+        seal,
+        (),
+    )
+
+
+def _below_l2(why: str, seal: Seal, found: tuple[Finding, ...]) -> Standing:
     if seal.is_sealed and not seal.originals_readable:
-        return Standing(LEVELS[1], not_l2, found)
+        return Standing(LEVELS[1], why, found)
     not_l1 = (
         "Not L1: the images that the sealed dataset was made of can still be read here."
         if seal.is_sealed
         else "Not L1: the test set is not sealed."
     )
-    return Standing(LEVELS[0], f"{not_l1} {not_l2}", found)
+    return Standing(LEVELS[0], f"{not_l1} {why}", found)

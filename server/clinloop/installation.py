@@ -38,6 +38,8 @@ class Plan(NamedTuple):
     """Every user of the machine may use the socket."""
     uses_docker: bool = False
     """The service's user joins the group of the container engine; nobody else may be in it."""
+    http: str | None = None
+    """HOST:PORT at which it serves over HTTP besides."""
 
 
 class Step(NamedTuple):
@@ -66,6 +68,7 @@ def unit_text(plan: Plan) -> str:
     options = ["--user", plan.user, "--state", str(plan.state), "--socket", str(plan.socket)]
     options += ["--group", plan.group] if plan.group else []
     options += ["--open"] if plan.is_open else []
+    options += ["--http", plan.http] if plan.http else []
     start = shlex.join([*command(), *options]).replace("%", "%%")
     runtime = plan.socket.parent.name if plan.socket.parent.parent == Path("/run") else ""
     groups = " ".join(_groups(plan))

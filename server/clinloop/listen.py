@@ -28,8 +28,7 @@ from clinloop import exposure
 from clinloop.access import Client, group_id, peer_client
 from clinloop.app import build
 from clinloop.errors import BadInput, NotNow
-from clinloop.principal import LOCAL_AGENT
-from clinloop.services import Services
+from clinloop.services import Services, local_agent
 
 MESSAGE_BYTES = 4 << 20
 """Longest message of a client; the SDK's HTTP server has the same cap."""
@@ -127,7 +126,7 @@ class _Connections:
             thread.join(_END_S / max(1, len(found)))
 
     def _run(self, connection: socket.socket, client: Client) -> None:
-        services = self._services.for_client("socket", client, LOCAL_AGENT)
+        services = self._services.for_client("socket", client, local_agent(client))
         _log.info("uid %d (%s), pid %d: connected", client.uid, client.name, client.pid)
         try:
             connection.setblocking(False)

@@ -135,6 +135,11 @@ class StateFolder:
         """What the custodian has added to sandbox images: <name>/requirements.lock and the like; looked at before what clinloop ships."""
         return self.root / "images"
 
+    @property
+    def http(self) -> Path:
+        """Where each server that listens over HTTP notes its address: <pid>.json."""
+        return self.root / "http"
+
     def task(self, task_id: str) -> TaskFolder:
         """Return the folder of a task."""
         return TaskFolder(self.root / "tasks" / task_id)

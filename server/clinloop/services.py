@@ -10,15 +10,16 @@ from functools import cached_property
 from typing import Any
 
 from clinloop import exposure, guarantee
-from clinloop.access import Client, own_client
+from clinloop.access import UNKNOWN, Client, own_client
 from clinloop.datasets import vault
 from clinloop.files import secret_file
 from clinloop.guarantee import Connection, Seal, Standing
 from clinloop.paths import StateFolder
-from clinloop.principal import LOCAL, Principal
+from clinloop.principal import LOCAL, LOCAL_AGENT, Principal
 from clinloop.settings import Settings
 from clinloop.store.rows import TaskRow
 from clinloop.store.store import Store
+from clinloop.store.tokens import RESERVED
 
 _STANDING_S = 10.0
 """Seconds for which a computed level is kept: owners and groups change seldom, tool calls are many."""
@@ -84,10 +85,17 @@ class Services:
         """Return the guarantee level of this connection, for a dataset or, without one, for an unsealed one; kept for some seconds."""
         until, kept = self._standings.get(dataset, (0.0, None))
         if kept is None or until < time.monotonic():
-            findings = exposure.compute(self.client, self.grounds(dataset))
-            kept = guarantee.standing(self.connection, findings, self.seal(dataset))
+            kept = self._standing(dataset)
             self._standings[dataset] = (time.monotonic() + _STANDING_S, kept)
         return kept
+
+    def _standing(self, dataset: str) -> Standing:
+        if self.connection == "remote" and self.settings.remote_agents:
+            return guarantee.standing("remote", (), self.seal(dataset))
+        if self.connection == "remote" or self.client == UNKNOWN:
+            return guarantee.not_established(self.connection, self.seal(dataset))
+        findings = exposure.compute(self.client, self.grounds(dataset))
+        return guarantee.standing(self.connection, findings, self.seal(dataset))
 
     def seal(self, dataset: str) -> Seal:
         """Return what is known of a dataset's seal."""
@@ -101,7 +109,12 @@ class Services:
         return Seal(found.is_sealed, found.originals_readable)
 
     def record_standing(self, task: TaskRow) -> None:
-        """Write the level of this connection into the ledger of a task, unless the newest entry says the same."""
+        """Write the level of this connection into the ledger of a task, unless the newest entry says the same.
+
+        What a clinician or custodian could reach says nothing about the agent, so it is not written.
+        """
+        if not self.principal.may("agent"):
+            return
         event = self.standing(task.dataset).as_event(self.connection)
         recorded = [row.detail for row in self.store.ledger(f"task:{task.id}") if row.event == "guarantee"]
         if recorded[-1:] != [event]:
@@ -126,3 +139,11 @@ class Services:
     def launch_settings(self) -> dict[str, Any]:
         """What a supervisor needs to know of this server."""
         return {"settings": self.settings.model_dump(mode="json"), "accept_no_isolation": self.accept_no_isolation}
+
+
+def local_agent(client: Client) -> Principal:
+    """Return the agent at a connection without a token: each user of this machine by itself, and root and the server's own user as whoever
+    may write the state folder anyway."""
+    if client.uid in (0, os.geteuid()):
+        return LOCAL_AGENT
+    return Principal(f"{RESERVED}{client.name}", LOCAL_AGENT.roles)

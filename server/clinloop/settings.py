@@ -85,6 +85,8 @@ class Settings(BaseModel):
     """User of the reverse proxy in front of --http; only its connections may say by X-Forwarded-For where a client comes from."""
     remote_agents: bool = False
     """The custodian declares that agents which connect from other machines have no account on this one; without it they get no L3."""
+    requests_per_s: float = Field(default=200.0, gt=0)
+    """Requests over HTTP that one agent or person may send per second; for a moment twice as many. A busy agent sends a few."""
     limits: Limits = Limits()
     """What one sandbox may use."""
 

@@ -140,7 +140,10 @@ def test_drawn_arguments_never_make_a_tool_fail(request: pytest.FixtureRequest, 
     known = {name: _fits(part, schema, site.task) for name, part in schema["properties"].items()}
     arguments = (
         st.fixed_dictionaries({}, optional=known)
-        | st.fixed_dictionaries({name: known[name] for name in schema.get("required", [])}, optional=known)
+        | st.fixed_dictionaries(
+            {name: known[name] for name in schema.get("required", [])},
+            optional={k: v for k, v in known.items() if k not in schema.get("required", [])},
+        )
         | st.dictionaries(st.sampled_from(sorted(known)) | TEXT, VALUE, max_size=5)
     )
 

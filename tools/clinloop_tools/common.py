@@ -6,9 +6,12 @@ import difflib
 import errno
 import inspect
 import re
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
+import anyio
 from mcp.server.mcpserver import Context, Resolve
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
@@ -33,12 +36,18 @@ _WAIT_CAP_UNKNOWN = 45.0
 
 SCOPE_KEY = "clinloop.services"
 """Where a request over HTTP carries the services of its principal (ASGI scope)."""
+SLOTS_KEY, OBSERVE_KEY = "clinloop.slots", "clinloop.observe"
+"""Where it carries the semaphore of what its principal may do at once in threads, and whom to tell the tool, outcome and seconds of a call."""
 
 
 def _services(ctx: Context[Services]) -> Services:
     """Return the services of who asks: of the principal of an HTTP request, else of the one client of this server."""
-    scope: dict[str, Any] = getattr(ctx.request_context.request, "scope", {})
-    return scope.get(SCOPE_KEY) or ctx.request_context.lifespan_context
+    return _scope(ctx).get(SCOPE_KEY) or ctx.request_context.lifespan_context
+
+
+def _scope(ctx: Context[Services]) -> dict[str, Any]:
+    """Return the ASGI scope of an HTTP request; empty on other transports."""
+    return getattr(ctx.request_context.request, "scope", {})
 
 
 State = Annotated[Services, Resolve(_services)]
@@ -98,6 +107,25 @@ class _Tool(Tool):
     """A tool whose errors say what was wrong, what is valid and what to do next."""
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
+        begun, outcome, scope = time.monotonic(), "fault", _scope(context)
+        try:
+            async with AsyncExitStack() as stack:
+                if not self.is_async and SLOTS_KEY in scope:  # it works in a thread, of which there are not many
+                    await stack.enter_async_context(scope[SLOTS_KEY])
+                result = await self._run(arguments, context, convert_result)
+            outcome = "ok"
+            return result
+        except ToolError as error:
+            outcome = "fault" if isinstance(error, UnexpectedToolError) else "refused"
+            raise
+        except anyio.get_cancelled_exc_class():
+            outcome = "cancelled"
+            raise
+        finally:
+            if OBSERVE_KEY in scope:
+                scope[OBSERVE_KEY](self.name, outcome, time.monotonic() - begun)
+
+    async def _run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool) -> Any:
         given = {name: value for name, value in arguments.items() if value is not None}  # null means "not given"
         try:
             self._admit(_services(context), given)

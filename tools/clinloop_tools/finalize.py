@@ -12,7 +12,7 @@ from pydantic import Field
 
 from clinloop.services import Services
 from clinloop_tools.common import State, tool, wait_seconds
-from clinloop_tools.replies import Reply, structured, task_facts
+from clinloop_tools.replies import Reply, result_view, structured, task_facts
 
 
 class FinalReply(Reply):
@@ -88,7 +88,7 @@ async def finalize(
         budget=facts.budget,
         task_id=task_id,
         phase=task.phase,
-        result=task.result,
+        result=result_view(state, task),
     )
     return structured(reply)
 

@@ -153,6 +153,15 @@ def run_view(run: RunRow, *, hypothesis_cap: int = 300, message_cap: int = 600, 
     )
 
 
+def result_view(services: Services, task: TaskRow) -> dict[str, Any] | None:
+    """Return what an agent sees of a result: over HTTP it has no use for paths of the server, and gets the address of the page instead."""
+    if task.result is None or services.connection in ("stdio", "socket"):
+        return task.result
+    page = f"{services.settings.page_url}/tasks/{task.id}"
+    shown = {"report": page, "model": page, "verify": "clinloop verify REPORT, the folder of the report from that page"}
+    return task.result | {name: text for name, text in shown.items() if name in task.result}
+
+
 def shortened(text: str, cap: int) -> str:
     """Return a text of at most `cap` characters that shows when it was cut."""
     return text if len(text) <= cap else text[: cap - 1] + "…"

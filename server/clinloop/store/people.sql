@@ -11,6 +11,12 @@ CREATE TABLE token (
   last_used_at TEXT
 ) STRICT;
 
+-- Sessions of the page that somebody signed out of; the others are in nobody's hands but the browser's.
+CREATE TABLE ended_session (
+  seal TEXT PRIMARY KEY,
+  until INTEGER NOT NULL              -- seconds since 1970 after which the session has ended by itself
+) STRICT;
+
 -- The states of a task are checked by its table, so the table is made anew; the triggers on it go with it and come back below.
 CREATE TABLE task_new (
   id TEXT PRIMARY KEY,

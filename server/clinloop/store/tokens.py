@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sqlite3
+import time
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, cast
 
 from clinloop.errors import BadInput, unknown
 from clinloop.principal import Principal, Role
 from clinloop.store.database import Database, utc_now
+from clinloop.untrusted import clean
 
+RESERVED = "user:"
+"""Begins the names of users of this machine that show no token."""
+NAME_CAP = 80
+"""Characters of a name."""
 _USE_S = 60
 """Seconds within which a use is not written again."""
 
@@ -47,8 +53,12 @@ class Tokens:
         """Make a token and return it with its secret, which is nowhere else.
 
         Raises:
-            BadInput: the name belongs to somebody with another role.
+            BadInput: no name that can be shown, or one that belongs to somebody with another role.
         """
+        if not name.strip() or name != clean(name, cap=NAME_CAP) or "\n" in name or name.startswith(RESERVED):
+            raise BadInput(
+                f"A name has 1 to {NAME_CAP} characters that can be shown, in one line, and does not begin with {RESERVED!r}."
+            )
         secret = f"clinloop_{secrets.token_urlsafe(32)}"
         now = datetime.now(UTC)
         row = TokenRow(
@@ -107,6 +117,22 @@ class Tokens:
                     "SELECT 1 FROM token WHERE role = ? AND revoked_at IS NULL AND expires_at > ?", (role, utc_now())
                 ).fetchone()
             )
+
+    def had_tokens(self, role: Role) -> bool:
+        """Tell whether a token of a role was ever made; what it closed does not open again when it expires or is revoked."""
+        with self._database.connect() as connection:
+            return bool(connection.execute("SELECT 1 FROM token WHERE role = ?", (role,)).fetchone())
+
+    def end_session(self, seal: str, *, until: int) -> None:
+        """Remember that a session of the page was ended, until it would have ended by itself (seconds since 1970)."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM ended_session WHERE until < ?", (int(time.time()),))
+            connection.execute("INSERT OR IGNORE INTO ended_session (seal, until) VALUES (?, ?)", (seal, until))
+
+    def is_ended(self, seal: str) -> bool:
+        """Tell whether a session of the page was ended."""
+        with self._database.connect() as connection:
+            return bool(connection.execute("SELECT 1 FROM ended_session WHERE seal = ?", (seal,)).fetchone())
 
     def _valid(self, where: str, value: str) -> TokenRow | None:
         now = utc_now()
