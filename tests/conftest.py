@@ -24,6 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=24, help="kills of tests/faults/test_soak.py (default 24; 200 take minutes)"
     )
+    parser.addoption(
+        "--fuzz",
+        type=int,
+        default=0,
+        help="requests drawn per route and tool, anew each time (default: few, always the same)",
+    )
     parser.addoption("--seed", type=int, default=0, help="seed of the random kills")
 
 

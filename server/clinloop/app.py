@@ -6,13 +6,17 @@ import gc
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp.server import MCPServer
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS
 
 from clinloop import __version__, exposure, runs
 from clinloop.principal import LOCAL_AGENT
 from clinloop.services import Services
+from clinloop.untrusted import clean
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -51,6 +55,19 @@ def build(services: Services) -> MCPServer:
     )
     add_prompts(server)
     add_resources(server)
+    return server
+
+    async def known_prompts(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Refuse an unknown prompt as the protocol says (-32602); the SDK answers with an internal error and logs a traceback."""
+        name = (ctx.params or {}).get("name")
+        if ctx.method == "prompts/get" and isinstance(name, str):
+            known = [prompt.name for prompt in await server.list_prompts()]
+            if name not in known:
+                shown = clean(name, cap=80)
+                raise MCPError(INVALID_PARAMS, f"Unknown prompt: {shown}. Known: {', '.join(known) or 'none'}.")
+        return await call_next(ctx)
+
+    server.middleware.append(known_prompts)
     return server
 
 

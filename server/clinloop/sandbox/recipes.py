@@ -7,6 +7,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def find_recipe(name: str, images: tuple[Path, ...]) -> Recipe:
         raise unknown("sandbox image", name, names)
     file = _file(images, name, _FACTS)
     assert file is not None
-    facts: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    found = file.stat()
+    facts = _facts(file, found.st_mtime_ns, found.st_size)
     parent = find_recipe(facts["parent"], images) if "parent" in facts else None
     lock = _file(images, name, LOCK)
     if lock is None:
@@ -115,9 +117,19 @@ def find_recipe(name: str, images: tuple[Path, ...]) -> Recipe:
     )
 
 
+@lru_cache(maxsize=64)
+def _facts(file: Path, *_: int) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
 def locked(lock: Path) -> dict[str, str]:
     """Return version by name of what a lock pins, on whatever platform."""
-    pins = [line.split()[0] for line in _lines(lock) if "==" in line and not line.startswith("-")]
+    return dict(_pins(_lines(lock)))
+
+
+@lru_cache(maxsize=64)
+def _pins(lines: tuple[str, ...]) -> dict[str, str]:
+    pins = [line.split()[0] for line in lines if "==" in line and not line.startswith("-")]
     return dict(pin.split("==", 1) for pin in pins)  # of several versions, the one for the newest Python
 
 
@@ -129,9 +141,16 @@ def _file(images: tuple[Path, ...], name: str, file: str) -> Path | None:
     return next((path for folder in images if (path := folder / name / file).is_file()), None)
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path) -> tuple[str, ...]:
+    found = file.stat()
+    return _read_lines(file, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=128)
+def _read_lines(file: Path, *_: int) -> tuple[str, ...]:
+    """Return the lines of a file as of a moment; every look at a dataset reads the locks of all images, thousands of lines."""
     stripped = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
-    return [line for line in stripped if line]
+    return tuple(line for line in stripped if line)
 
 
 def _name_of(requirement: str) -> str:

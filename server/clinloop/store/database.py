@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,19 +28,35 @@ class Connection(sqlite3.Connection):
     """A connection whose ledger entries can be signed."""
 
     signer: Signer
+    pid: int
+    """The process that opened it."""
+    file: tuple[int, int] | None
+    """The file that it is open on, whatever lies in its place by now."""
 
 
 class Database:
-    """Opens a connection per operation, so that threads and processes may share one file."""
+    """Opens a connection per operation, so that threads and processes may share one file; a busy server keeps some open."""
 
     def __init__(self, state: Path) -> None:
         """Open or create STATE/clinloop.sqlite and bring its schema up to date."""
+        self._n_kept = 0
+        self._idle: deque[Connection] = deque()  # its pop and append are atomic
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = state / "clinloop.sqlite"
         self.signer = Signer(state)
         if not self._file.exists():
             _create(self._file)
         self._migrate()
+
+    def keep_connections(self, n: int) -> None:
+        """Keep up to n idle connections for the next operations: opening one costs more than what most operations do with it."""
+        self._n_kept = n
+
+    def close(self) -> None:
+        """Close what is kept; the next operation opens a connection of its own."""
+        self._n_kept = 0
+        while self._idle:
+            self._idle.pop().close()
 
     def _migrate(self) -> None:
         """Apply the migrations that are missing, all in one transaction; the usual case, that none is, takes no lock."""
@@ -70,13 +87,15 @@ class Database:
         Raises:
             NotNow: the disk is full or fails; without room for its log SQLite cannot even read.
         """
-        connection = sqlite3.connect(self._file, timeout=30, isolation_level=None, factory=Connection)
-        connection.signer = self.signer
+        connection = self._taken() or self._opened()
+        is_sound = False
         try:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
+            if connection.row_factory is None:  # new
+                connection.row_factory = sqlite3.Row
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA foreign_keys = ON")
             yield connection
+            is_sound = True
         except sqlite3.OperationalError as error:
             if not str(error).startswith(_DISK_ERRORS):
                 raise
@@ -85,7 +104,31 @@ class Database:
                 "Tell the custodian, then repeat the call."
             ) from error
         finally:
+            if is_sound and len(self._idle) < self._n_kept and not connection.in_transaction:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _taken(self) -> Connection | None:
+        """Return a kept connection to the file that is there now."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return None
+        if connection.pid == os.getpid() and connection.file == _identity(self._file):
+            return connection
+        if connection.pid == os.getpid():  # a parent's must be left alone: SQLite's locks are of the process
             connection.close()
+        return None
+
+    def _opened(self) -> Connection:
+        connection = sqlite3.connect(
+            self._file, timeout=30, isolation_level=None, factory=Connection, check_same_thread=False
+        )
+        connection.signer = self.signer
+        if self._n_kept:
+            connection.pid, connection.file = os.getpid(), _identity(self._file)
+        return connection
 
     @contextmanager
     def transaction(self, failpoint: str = "") -> Generator[Connection]:
@@ -106,6 +149,14 @@ class Database:
                 raise
         if failpoint:
             reach(failpoint)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _create(file: Path) -> None:

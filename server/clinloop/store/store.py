@@ -26,6 +26,14 @@ class Store(Tasks, Runs, Queue, Questions, Tokens):
         """Open or create the store of a state folder."""
         self._database = Database(state)
 
+    def keep_connections(self, n: int) -> None:
+        """Keep up to n connections open between operations, for a server with many clients."""
+        self._database.keep_connections(n)
+
+    def close(self) -> None:
+        """Close what is kept open."""
+        self._database.close()
+
     def record(self, scope: str, event: str, detail: dict[str, Any], *, run: str | None = None) -> str:
         """Append an event that touches no budget and return the new head."""
         with self._database.transaction() as connection:

@@ -26,6 +26,8 @@ from clinloop.web.readiness import Readiness
 from clinloop.web.signing_in import SignIn
 from clinloop.web.watch import Watch
 
+CONNECTIONS = 16
+"""Connections to the store that are kept open."""
 PAGES = [
     *tasks.PAGES,
     *datasets.PAGES,
@@ -52,10 +54,14 @@ def build(services: Services, hosts: Sequence[str], *, is_open: bool = True) -> 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
-        async with manager.run(), anyio.create_task_group() as tasks:
-            tasks.start_soon(watch.run)
-            yield
-            tasks.cancel_scope.cancel()
+        services.store.keep_connections(CONNECTIONS)
+        try:
+            async with manager.run(), anyio.create_task_group() as tasks:
+                tasks.start_soon(watch.run)
+                yield
+                tasks.cancel_scope.cancel()
+        finally:
+            services.store.close()
 
     async def missing(request: Request, _: Exception) -> Response:
         return not_found(request)

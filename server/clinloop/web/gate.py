@@ -197,6 +197,7 @@ class Gate:
                 await body(scope, receive, answer.send)
                 return
             receive = body
+            answer.has_read = True
         if caller is None:
             await self._app(scope, receive, answer.send)
             return
@@ -223,6 +224,8 @@ class _Answer:
         self.status = 0
         """0 = nothing was sent."""
         self.session = b""
+        self.has_read = False
+        """The body of the request was taken."""
         self._is_whole = False
 
     async def send(self, message: Message) -> None:
@@ -249,6 +252,13 @@ class _Answer:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _headers(self, given: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        if not self.has_read and any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self._scope["headers"]
+        ):
+            given = [
+                *given,
+                (b"connection", b"close"),
+            ]  # what was not read is not read afterwards either, however long it is
         if self._scope["path"] == MCP_PATH:
             return given
         present = {name.lower() for name, _ in given}

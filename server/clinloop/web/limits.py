@@ -13,6 +13,8 @@ from starlette.types import Message, Receive, Scope
 
 HEADERS_MOST = 64
 """Header lines of a request; browsers and agents send about twenty."""
+ONCE = (b"host", b"authorization", b"origin", b"content-type", b"mcp-session-id", b"mcp-protocol-version")
+"""Headers of which a second one could mean something else to a proxy than to this server."""
 HEAD_BYTES = 16 << 10
 """Bytes of a request's first line and headers; the server closes a connection that sends more."""
 URL_BYTES = 4 << 10
@@ -107,9 +109,12 @@ def too_many(seconds: float, what: str) -> Response:
 
 
 def refuse_head(scope: Scope) -> Response | None:
-    """Return the answer to a request whose head is too large."""
+    """Return the answer to a request whose head is too large, or says twice what may be said once."""
     if len(scope["headers"]) > HEADERS_MOST or sum(len(a) + len(b) for a, b in scope["headers"]) > HEAD_BYTES:
         return PlainTextResponse("The headers are too large.\n", 431)
+    names = [name for name, _ in scope["headers"]]
+    if twice := [name.decode() for name in ONCE if names.count(name) > 1]:
+        return PlainTextResponse(f"The header {twice[0]} may be there only once.\n", 400)
     if len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"]) > URL_BYTES:
         return PlainTextResponse("The address is too long.\n", 414)
     return None
