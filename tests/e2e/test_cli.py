@@ -215,3 +215,36 @@ def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path: Path) -> No
     assert ended.returncode == 1
     assert "known settings" in ended.stderr
     assert "sandbox" in ended.stderr
+
+
+def test_the_line_and_its_slots_are_shown_to_the_custodian(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    store = Store(state)
+    (state / "settings.json").write_text('{"runs_at_once": 2}', encoding="utf-8")
+    assert "Nobody trains and nobody waits." in clinloop("task", "queue", state=state).stdout
+    spec = TaskSpec.model_validate({"objective": "Tell moles apart.", "budget": "demo"})
+    for name, owner in (("first", "anna"), ("second", "anna"), ("third", "")):
+        store.create_task(
+            task_id=name,
+            dataset="moles",
+            request="?",
+            spec=spec,
+            template="linear",
+            seed=0,
+            settings={},
+            init_key=name,
+            owner=owner,
+        )
+        store.claim_units(name, "run0", "cpu", 1)
+    assert store.lease_units("first", "run0", ["cpu:0"]) == ("cpu:0",)
+
+    listed = [line.split("│")[1:-1] for line in clinloop("task", "queue", state=state).stdout.splitlines()]
+
+    cells = [[cell.strip() for cell in row] for row in listed if row]
+    assert [row[:5] + row[6:] for row in cells] == [
+        ["first", "run0", "anna", "cpu", "has its turn", "cpu:0"],
+        ["third", "run0", "local user", "cpu", "1 in line", "wants 1"],
+        ["second", "run0", "anna", "cpu", "2 in line", "wants 1"],
+    ]
+    said = " ".join(clinloop("doctor", state=state).stdout.split())
+    assert "cpu slots 2 for runs and 2 for smoke tests; 1 taken, 2 waiting" in said

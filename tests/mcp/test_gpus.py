@@ -29,10 +29,14 @@ async def agent(services: Services, driver: Driver, monkeypatch: pytest.MonkeyPa
         yield Agent(client)
 
 
-async def test_a_waiting_run_says_what_for_and_goes_on_when_it_is_free(agent: Agent, driver: Driver) -> None:
+async def test_a_waiting_run_says_what_for_and_goes_on_when_it_is_free(
+    agent: Agent, driver: Driver, services: Services
+) -> None:
     task = await agent.begin()
     await agent.call("run_training", task_id=task, gpus=2)
-    await anyio.sleep(2)
+    with anyio.fail_after(60):  # until its supervisor has looked at the driver
+        while not getattr(services.store.place(task, "run0"), "note", ""):
+            await anyio.sleep(0.1)
 
     seen = await agent.call("read_validation", task_id=task, wait=0)
 

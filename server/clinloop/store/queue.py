@@ -14,7 +14,7 @@ Lane = Literal["gpu", "cpu", "smoke"]
 LANES: tuple[Lane, ...] = ("gpu", "cpu", "smoke")
 FINALIZE = "finalize"
 """The holder of the GPUs of a task's evaluation."""
-_UNITS = {"gpu": "GPU", "cpu": "CPU slot", "smoke": "smoke-test slot"}
+_SLOTS = {"cpu": "CPU slot", "smoke": "smoke-test slot"}
 
 
 class Place(NamedTuple):
@@ -32,11 +32,7 @@ class Place(NamedTuple):
     @property
     def text(self) -> str:
         """What is waited for, in words for the agent."""
-        what = (
-            f"{self.wanted} {_UNITS[self.lane]}{'s' if self.wanted > 1 else ''}"
-            if self.lane == "gpu"
-            else _UNITS[self.lane]
-        )
+        what = f"{self.wanted} GPU{'s' if self.wanted > 1 else ''}" if self.lane == "gpu" else _SLOTS[self.lane]
         where = f"{self.ahead} before it in the line" if self.ahead else "next in the line"
         return f"{what}, {where}{f': {self.note}' if self.note else ''}"
 

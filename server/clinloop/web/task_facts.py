@@ -180,7 +180,7 @@ def look_at(services: Services, task_id: str) -> TaskLook:
     now = next((look for look in looks if look.row.is_active), None)
     if active is not None and now is None:
         now = _looks([active], None, None)[0]
-    place = store.gpu_place(task_id, active.name) if active and active.status == "queued" else None
+    place = store.place(task_id, active.name) if active and active.status == "queued" else None
     folder = services.state.task(task_id)
     points = folder.run(active.name).read_validations() if active else []
     return TaskLook(

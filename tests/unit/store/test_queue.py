@@ -110,7 +110,7 @@ def test_the_lanes_do_not_wait_for_each_other(
 
 def test_a_store_with_gpus_leased_is_taken_over_with_its_line(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as older:
-        older.setattr(database, "_MIGRATIONS", database._MIGRATIONS[:1])
+        older.setattr(database, "_MIGRATIONS", database._MIGRATIONS[:1])  # pyright: ignore[reportPrivateUsage]
         database.Database(state)
     with sqlite3.connect(state / "clinloop.sqlite") as connection:
         for task_id in ("t0", "t1", "t2"):
@@ -136,6 +136,6 @@ def test_a_store_with_gpus_leased_is_taken_over_with_its_line(state: Path, monke
         ("t2", "gpu", 2, ()),
     ]
     assert store.lease_units("t1", "run0", ["GPU-a"]) == ()
-    with store._database.transaction() as connection:
+    with store._database.transaction() as connection:  # pyright: ignore[reportPrivateUsage]
         connection.execute("UPDATE run SET ended_at = 'now', status = 'failed' WHERE task_id = 't0'")
     assert store.lease_units("t1", "run0", ["GPU-a"]) == ("GPU-a",)
