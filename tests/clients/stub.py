@@ -76,7 +76,7 @@ def _messages(model: Model, body: dict[str, Any]) -> Iterator[tuple[str, dict[st
         yield "content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}
         yield "content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": answer}}
     else:
-        name = answer[0] if answer[0] in offered else f"mcp__clinloop__{answer[0]}"
+        name = f"mcp__clinloop__{answer[0]}" if answer[0].islower() else answer[0]  # its own: Read, Bash, …
         call = {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": {}}
         yield "content_block_start", {"index": 0, "content_block": call}
         delta = {"type": "input_json_delta", "partial_json": json.dumps(answer[1])}
