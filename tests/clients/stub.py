@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,13 +50,16 @@ class Model:
 def _messages(model: Model, body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Answer a request of the Messages API."""
     offered = {tool["name"] for tool in body.get("tools", [])}
+    answer: Any = "ok"
     if not any(name.startswith("mcp__clinloop__") for name in offered):
         model.others.append(f"messages without our tools: {sorted(offered)[:40]}")
-        answer: Any = "ok"
+        if "ToolSearch" in offered and len(model.others) < 30:  # on a busy machine the server is not connected yet
+            time.sleep(2)
+            answer = ("ToolSearch", {"query": "select:mcp__clinloop__inspect_dataset", "max_results": 1})
     else:
         result = _last_result(body["messages"])
         answer = model.turn(body, result)
-    number = len(model.requests)
+    number = len(model.requests) + len(model.others)
     usage = {"input_tokens": 1, "output_tokens": 1}
     message = {
         "id": f"msg_{number}",
@@ -72,7 +76,7 @@ def _messages(model: Model, body: dict[str, Any]) -> Iterator[tuple[str, dict[st
         yield "content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}
         yield "content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": answer}}
     else:
-        name = answer[0] if answer[0] in offered else f"mcp__clinloop__{answer[0]}"
+        name = f"mcp__clinloop__{answer[0]}" if answer[0].islower() else answer[0]  # its own: Read, Bash, …
         call = {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": {}}
         yield "content_block_start", {"index": 0, "content_block": call}
         delta = {"type": "input_json_delta", "partial_json": json.dumps(answer[1])}

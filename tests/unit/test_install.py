@@ -18,6 +18,8 @@ import tomlkit
 from typer.testing import CliRunner
 
 from clinloop.cli import app
+from clinloop.cli_install import Client
+from clinloop.clients import CLIENTS
 from clinloop.errors import Refusal
 
 CODEX = """# my settings
@@ -78,7 +80,13 @@ def write(path: Path, text: str, mode: int = 0o644) -> Path:
     return path
 
 
-@pytest.mark.parametrize("client", ["claude", "codex", "vscode", "cursor"])
+def test_every_client_can_be_named_and_has_a_page() -> None:
+    assert [client.value for client in Client] == list(CLIENTS)
+    pages = Path(__file__).parents[2] / "docs" / "clients"
+    assert all((pages / f"{client}.md").is_file() for client in CLIENTS)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("http", [(), ("--http", "https://x.example", "--token-env", "TOKEN_X")])
 def test_installing_twice_changes_nothing_more_and_undo_leaves_no_trace(
     desk: Desk, client: str, http: tuple[str, ...]
