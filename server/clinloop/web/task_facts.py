@@ -198,7 +198,7 @@ def look_at(services: Services, task_id: str) -> TaskLook:
         budget=_budget(services, task),
         head=store.head(f"task:{task_id}"),
         level=store.recorded_level(task_id),
-        place=place.text if place and not place.uuids else "",
+        place=place.text if place and not place.units else "",
         points=[(point["seconds"], point["score"]) for point in points if "score" in point],
         log=read_log(services, active, "predict" if active.status == "predicting" else "train") if active else "",
         seconds_left=_seconds_left(active),
