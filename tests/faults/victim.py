@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-
 from collections.abc import Callable
 
 from clinloop import clinician, evaluation, runs, tasks
