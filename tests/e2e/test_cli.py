@@ -37,6 +37,10 @@ COMMANDS = [
     ["task", "list"],
     ["task", "show"],
     ["task", "queue"],
+    *(
+        ["task", name]
+        for name in ("confirm", "decline", "approve", "choose", "note", "pause", "resume", "stop", "extend")
+    ),
     ["report"],
     ["verify"],
     ["doctor"],

@@ -60,7 +60,7 @@ def test_honest_report_passes_every_check(task: Path, scored_data: ReportData) -
         verification = verify(path, heads=[scored_data.ledger_head])
         assert failed(verification) == {}
         assert verification.ok
-        assert len({check.name for check in verification.checks}) == len(verification.checks) == 22
+        assert len({check.name for check in verification.checks}) == len(verification.checks) == 23
 
 
 def test_head_noted_earlier_is_found_and_says_what_it_does_not_cover(task: Path, scored_data: ReportData) -> None:
@@ -158,6 +158,21 @@ CHANGES: dict[str, tuple[Edit, set[str], str]] = {
         lambda c: c["integrity"]["checkpoints"].update(refined="c" * 64),
         {"frozen code and checkpoints", "model files"},
         "frozen",
+    ),
+    "invented words of a person": (
+        lambda c: c.update(people=[{"at": "2026-01-01", "by": "Dr. Weber (clinician)", "did": "told the agent", "text": "Well done."}]),
+        {"people"},
+        "does not say what the ledger holds",
+    ),
+    "confirmation that nobody gave": (
+        lambda c: c["spec"].update(confirm_spec="required"),
+        {"people", "contract"},
+        "had to be confirmed and was not",
+    ),
+    "consent that nobody gave": (
+        lambda c: c["spec"].update(confirm_finalize="required"),
+        {"people", "contract"},
+        "had to agree to open the test set",
     ),
     "other dataset": (
         lambda c: c["ledger"][0].update(scope="dataset:other"),
