@@ -155,6 +155,7 @@ def test_the_page_shows_the_picture_the_words_and_who_chose(data: ReportData, ev
     assert WORDS in page
     assert 'aria-labelledby="tradeoff-title tradeoff-desc"' in page
     assert "chosen by the clinician" in figures["trajectory"]
+    assert "The clinician chose run 8, whatever the rule said." in page
     assert "chosen by the clinician" not in trajectory_svg(data.runs, data.primary_title)
     assert "Trade-offs" not in render_html(data, {})
 
