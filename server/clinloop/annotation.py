@@ -30,6 +30,7 @@ from clinloop.opening import Invalid
 from clinloop.paths import PREDICTIONS
 from clinloop.scoring import service
 from clinloop.services import Services
+from clinloop.store.questions import UNFINISHED
 from clinloop.store.rows import TaskRow
 
 BATCH = 2000
@@ -37,7 +38,7 @@ BATCH = 2000
 read, could otherwise tell of a test image."""
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TAKEN = ("case_id", "split", "group", "label", "supervision", "image", "width", "height", "boxes", "mask")
-_UNFINISHED = ("open", "preparing", "evaluating", "awaiting_unseal", "unsealed")
+_UNFINISHED = (*UNFINISHED, "evaluating", "awaiting_unseal", "unsealed")
 
 Progress = Callable[[str, int, int], None]
 

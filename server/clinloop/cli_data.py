@@ -10,6 +10,7 @@ import typer
 
 from clinloop.errors import BadInput
 from clinloop.services import Services
+from clinloop.store.questions import UNFINISHED
 from clinloop.terminal import StateOption, out, phases, progress_bars, services_of, table
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def data_remove(
     users = [
         task.id
         for task in services.store.tasks()
-        if task.dataset == name and task.status in ("open", "evaluating", "awaiting_unseal", "unsealed")
+        if task.dataset == name and task.status in (*UNFINISHED, "evaluating", "awaiting_unseal", "unsealed")
     ]
     if users:
         raise BadInput(f"Dataset {name} is used by open tasks ({', '.join(users[:5])}); finalize them first.")

@@ -14,6 +14,7 @@ from clinloop.errors import BadInput, NotNow, SandboxUnavailable
 from clinloop.sandbox import backends
 from clinloop.sandbox import gpus as devices
 from clinloop.services import Services
+from clinloop.store.questions import UNFINISHED
 from clinloop.store.rows import Mode, RunRow, TaskRow
 from clinloop.workspace import Workspace
 
@@ -145,7 +146,7 @@ def _owes_evaluation(services: Services, task: TaskRow) -> bool:
     """Tell whether an evaluation is open, or was killed between its end and the seal of its report."""
     folder = services.state.task(task.id).report
     is_unsealed_report = (folder / "report.json").exists() and not (folder / "seal.json").exists()
-    if task.status not in ("preparing", "open", "evaluating") and services.seal(task.dataset).is_sealed:
+    if task.status not in (*UNFINISHED, "evaluating", "declined") and services.seal(task.dataset).is_sealed:
         final = services.state.task(task.id).final
         if not supervisor.is_alive(final):
             with suppress(OSError, subprocess.SubprocessError):

@@ -75,6 +75,8 @@ class Settings(BaseModel):
     """Whether every task waits for the clinician's yes before its test set is opened; "no" leaves it to the spec."""
     tradeoffs: Literal["rule", "clinician"] = "rule"
     """Whether the clinician settles every trade-off between the primary metric and a guard; "rule" leaves it to the spec."""
+    elicit: bool = False
+    """Whether init_task puts open questions to the person at an agent's client, where that can show them; it never counts as a confirmation."""
     runs_at_once: int | None = Field(default=None, ge=1)
     """Full runs without GPUs that may train at once, and as many smoke tests; None = as many as have `limits.cpus` cores each, at least one."""
     page_url: str = ""

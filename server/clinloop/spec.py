@@ -95,7 +95,7 @@ class TaskSpec(_Part):
     tradeoffs: Literal["rule", "clinician"] = "rule"
     """Who settles a trade-off, where a run gains on the primary metric and breaks a guard: the acceptance rule, or the clinician, for whom finalize then waits. Default: rule, unless the custodian sets it."""
     answers: tuple[Answer, ...] = ()
-    """The clinician's answers to open_questions; the server fills them in at the confirmation. Leave it empty."""
+    """The clinician's answers to open_questions; the server fills them in at the confirmation. Default: none; leave it so."""
 
     def sha256(self) -> str:
         """Return the SHA-256 of the spec in canonical JSON."""

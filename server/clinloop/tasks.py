@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from clinloop import context, templates
 from clinloop.datasets.dataset import Dataset
-from clinloop.errors import BadInput
+from clinloop.errors import BadInput, Refusal
 from clinloop.failpoints import reach
 from clinloop.scoring import metrics
 from clinloop.services import Services
@@ -27,13 +29,64 @@ def create(
     template: str = "",
     tier: templates.Tier = "lite",
     seed: int = 0,
+    told: Sequence[str] = (),
 ) -> TaskRow:
     """Freeze the contract and make the workspace; the same arguments return the same task, also after a crash half-way.
+
+    told: further assumptions, which do not make it another task.
 
     Raises:
         Unknown: no such dataset or template.
         BadInput: empty request, or a spec that does not fit the data (all problems at once).
     """
+    plan = _plan(services, dataset_name, request, spec, template, tier, seed)
+    frozen = plan.spec.model_copy(update={"assumptions": (*plan.spec.assumptions, *told)})
+    slug = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-")[:24] or "task"
+    task, _ = services.store.create_task(
+        task_id=f"{slug}-{secrets.token_hex(3)}",
+        dataset=dataset_name,
+        request=request.strip(),
+        spec=frozen,
+        template=plan.template.name,
+        tier=tier,
+        seed=seed,
+        settings=services.launch_settings,
+        init_key=plan.init_key,
+        owner=services.principal.name,
+        confirms=frozen.confirm_spec == "required",
+    )
+    if task.status in ("awaiting_confirmation", "preparing", "open"):
+        services.record_standing(task)
+    return prepare(services, task.id)
+
+
+def is_new(
+    services: Services,
+    *,
+    dataset_name: str,
+    request: str,
+    spec: TaskSpec,
+    template: str,
+    tier: templates.Tier,
+    seed: int,
+) -> bool:
+    """Tell whether these arguments would make a task: they are valid, and there is none of them."""
+    try:
+        plan = _plan(services, dataset_name, request, spec, template, tier, seed)
+    except Refusal:
+        return False
+    return services.store.task_of_key(plan.init_key) is None
+
+
+class _Plan(NamedTuple):
+    spec: TaskSpec
+    template: templates.Template
+    init_key: str
+
+
+def _plan(
+    services: Services, dataset_name: str, request: str, spec: TaskSpec, template: str, tier: templates.Tier, seed: int
+) -> _Plan:
     if len(request.strip()) < 10:
         raise BadInput("request: give the clinician's words verbatim, at least 10 characters; they head the report.")
     dataset = Dataset.load(services.settings.state, dataset_name)
@@ -56,23 +109,7 @@ def create(
         *([owner] if owner else []),
     ]
     init_key = hashlib.sha256(canonical(identity).encode()).hexdigest()
-    slug = re.sub(r"[^a-z0-9]+", "-", dataset_name.lower()).strip("-")[:24] or "task"
-    task, _ = services.store.create_task(
-        task_id=f"{slug}-{secrets.token_hex(3)}",
-        dataset=dataset_name,
-        request=request.strip(),
-        spec=frozen,
-        template=chosen.name,
-        tier=tier,
-        seed=seed,
-        settings=services.launch_settings,
-        init_key=init_key,
-        owner=owner,
-        confirms=frozen.confirm_spec == "required",
-    )
-    if task.status in ("awaiting_confirmation", "preparing", "open"):
-        services.record_standing(task)
-    return prepare(services, task.id)
+    return _Plan(frozen, chosen, init_key)
 
 
 def prepare(services: Services, task_id: str) -> TaskRow:

@@ -36,6 +36,10 @@ COMMANDS = [
     ["task"],
     ["task", "list"],
     ["task", "show"],
+    *(
+        ["task", name]
+        for name in ("confirm", "decline", "approve", "choose", "note", "pause", "resume", "stop", "extend")
+    ),
     ["report"],
     ["verify"],
     ["doctor"],

@@ -71,7 +71,11 @@ def a_run(services: Services, task: str, *, ends: bool = True) -> RunRow:
 @pytest.fixture(autouse=True)
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    monkeypatch.setattr(runs, "_launch", lambda services, task_id, what: found.append(what))
+
+    def launch(services: Services, task_id: str, what: str) -> None:
+        found.append(what)
+
+    monkeypatch.setattr(runs, "_launch", launch)
     return found
 
 

@@ -200,7 +200,11 @@ def ready(services: Services, scored: Callable[..., str]) -> TaskRow:
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The evaluations for which a supervisor was launched; none is."""
     found: list[str] = []
-    monkeypatch.setattr(runs, "_launch", lambda services, task_id, what: found.append(f"{task_id}/{what}"))
+
+    def launch(services: Services, task_id: str, what: str) -> None:
+        found.append(f"{task_id}/{what}")
+
+    monkeypatch.setattr(runs, "_launch", launch)
     return found
 
 

@@ -35,13 +35,13 @@ SCOPE_KEY = "clinloop.services"
 """Where a request over HTTP carries the services of its principal (ASGI scope)."""
 
 
-def _services(ctx: Context[Services]) -> Services:
+def services_of(ctx: Context[Services]) -> Services:
     """Return the services of who asks: of the principal of an HTTP request, else of the one client of this server."""
     scope: dict[str, Any] = getattr(ctx.request_context.request, "scope", {})
     return scope.get(SCOPE_KEY) or ctx.request_context.lifespan_context
 
 
-State = Annotated[Services, Resolve(_services)]
+State = Annotated[Services, Resolve(services_of)]
 """The server's services, injected and invisible to the agent."""
 
 
@@ -100,7 +100,7 @@ class _Tool(Tool):
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         given = {name: value for name, value in arguments.items() if value is not None}  # null means "not given"
         try:
-            self._admit(_services(context), given)
+            self._admit(services_of(context), given)
             return await super().run(given, context, convert_result)
         except Refusal as refusal:  # before the function was called
             raise ToolError(f"Error executing tool {self.name}: {clean(str(refusal), cap=_ERROR_CAP)}") from refusal

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from mcp.server.elicitation import ElicitationResult
+from mcp.server.mcpserver import Resolve
 from mcp.types import CallToolResult
 from pydantic import Field
 
 from clinloop import context, ingestion, tasks, templates
 from clinloop.errors import NotNow
 from clinloop.spec import TaskSpec
+from clinloop_tools.asking import Answers, ask_open_questions, told
 from clinloop_tools.common import State, tool
 from clinloop_tools.replies import ImageView, Reply, image_view, spoken, task_facts, waiting_step
 
@@ -50,6 +53,7 @@ def init_task(
         TaskSpec, Field(description="What the request means. At least `objective`; everything else has a default.")
     ],
     state: State,
+    answers: Annotated[ElicitationResult[Answers], Resolve(ask_open_questions)],
     template: Annotated[
         str, Field(description='What the workspace starts from. Default: the one for the task type ("classification").')
     ] = "",
@@ -76,7 +80,14 @@ def init_task(
     if dataset in ingestion.folders(state):
         raise NotNow(f"Folder {dataset!r} is not ingested yet: inspect it first, inspect_dataset(dataset={dataset!r}).")
     task = tasks.create(
-        state, dataset_name=dataset, request=request, spec=spec, template=template, tier=tier, seed=seed
+        state,
+        dataset_name=dataset,
+        request=request,
+        spec=spec,
+        template=template,
+        tier=tier,
+        seed=seed,
+        told=told(spec, answers),
     )
     facts = task_facts(state, task.id)
     workspace = state.state.task(task.id).workspace

@@ -62,9 +62,12 @@ class Store(Tasks, Runs, Gpus, Questions, Tokens):
 
     def granted_runs(self, task_id: str) -> int:
         """Return how many charged runs a task was granted, extensions included."""
-        return sum(
-            row.amount for row in self.ledger(f"task:{task_id}") if row.event == "granted" and row.resource == "run"
-        )
+        with self._database.connect() as connection:
+            row = connection.execute(
+                "SELECT COALESCE(SUM(amount), 0) AS granted FROM ledger WHERE scope = ? AND event = 'granted' AND resource = 'run'",
+                (f"task:{task_id}",),
+            ).fetchone()
+        return row["granted"]
 
     def spend_error_view(self, task_id: str, detail: dict[str, Any]) -> None:
         """Charge one view of validation errors with their labels.

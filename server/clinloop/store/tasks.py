@@ -106,6 +106,12 @@ class Tasks:
             raise unknown("task_id", task_id, known, "Call init_task to create one.")
         return task_row(row)
 
+    def task_of_key(self, init_key: str) -> TaskRow | None:
+        """Return the task that equal arguments of init_task made; None when there is none."""
+        with self._database.connect() as connection:
+            row = connection.execute("SELECT * FROM task WHERE init_key = ?", (init_key,)).fetchone()
+        return task_row(row) if row else None
+
     def tasks(self) -> list[TaskRow]:
         """Return all tasks, newest first."""
         with self._database.connect() as connection:

@@ -238,6 +238,15 @@ def test_a_task_that_has_just_begun_gets_points_for_its_contract_alone() -> None
     assert {item.error for item in card.items} == {"", NOT_REACHED, "E-NOT-FINALIZED"}
 
 
+def test_questions_that_the_clinician_has_answered_count_as_asked() -> None:
+    task = Task()
+    task.spec["answers"] = [{"question": task.spec["open_questions"][0], "answer": "It is."}]
+    task.spec["open_questions"] = []
+    assert missed(task.card()) == {}
+    asked = next(item for item in task.card().items if item.code == "S1.2")
+    assert asked.evidence == "The contract names 1 open questions, 1 of which the clinician answered."
+
+
 def test_the_documentation_lists_every_item_with_its_points_and_its_code() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "scorecard.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| S")]

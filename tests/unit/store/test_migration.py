@@ -77,7 +77,7 @@ def _append(connection: sqlite3.Connection, signer: Signer, task: str, event: st
     }
     scope = f"task:{task}"
     last = connection.execute("SELECT seq, hash FROM ledger WHERE scope = ? ORDER BY seq DESC", (scope,)).fetchone()
-    row = {
+    row: dict[str, Any] = {
         "scope": scope,
         "seq": last["seq"] + 1 if last else 0,
         "at": "then",
