@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,12 +32,18 @@ def choosing(
     head = next(at for at, row in enumerate(data.ledger) if row.event == "unsealing")
     book = Ledger(list(data.ledger[:head]))
     if is_recorded:
-        detail = {"by": "Dr. Weber (clinician)", "why": "Naevi <matter>.", "instead_of": "run9", "words": WORDS}
+        detail: dict[str, Any] = {
+            "by": "Dr. Weber (clinician)",
+            "why": "Naevi <matter>.",
+            "instead_of": "run9",
+            "words": WORDS,
+        }
         book.append(TASK, "chosen", run=f"run{run}", **detail)
     if then_accepted:
         book.append(TASK, "settled", run="run11", status="succeeded", score=0.8695, decision="accepted")
     for row in data.ledger[head:]:
-        book.append(TASK, row.event, **row.detail)
+        kept: dict[str, Any] = dict(row.detail)
+        book.append(TASK, row.event, **kept)
     task = [row for row in book.rows if row.scope == TASK]
     choices = course_of(task).choices
     value = data.runs[run].primary or 0.0
