@@ -102,16 +102,31 @@ def approve(
 
 def choose(
     task_id: TaskArgument,
-    run: Annotated[str, typer.Argument(help="Run that becomes the incumbent, e.g. run3.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="Run that becomes the incumbent, e.g. run3. Default: none; what there is to choose is shown."
+        ),
+    ] = "",
     why: WhyOption = "",
     by: ByOption = "",
     state: StateOption = None,
 ) -> None:
-    """Make a run the incumbent, whatever the acceptance rule said of it."""
+    """Make a run the incumbent, whatever the acceptance rule said of it; without a run, show what each gives and takes."""
     from clinloop import clinician
+    from clinloop.tradeoffs import tradeoffs_of
 
-    clinician.choose_run(_person(state, by), task_id, run, why)
-    _say(f"{run} is the incumbent of {task_id}.")
+    services = _person(state, by)
+    if run:
+        clinician.choose_run(services, task_id, run, why)
+        _say(f"{run} is the incumbent of {task_id}.")
+        return
+    found = tradeoffs_of(services, task_id)
+    for option in found.answers:
+        standing = "incumbent" if option.is_incumbent else "as sensible" if option.is_rival else "no run beats it"
+        _say(f"{option.run} ({standing}): {option.words}")
+    if not found.answers:
+        _say(f"{task_id} has no run with scores yet, so there is nothing to choose from.")
 
 
 def note(

@@ -218,8 +218,15 @@ def look_of(store: Store, task: TaskRow, run: RunRow) -> service.Look:
     """
     rows = store.ledger(f"task:{task.id}")
     spent = {row.run: float(row.detail.get("spends", 0.0)) for row in rows if row.event == "settled"}
+    chosen_at = store.task(task.id).chosen_at or ""  # as it is now: `task` may be from the start of the run
     taken = [
-        service.Taken(other.tree_sha256, other.reason, other.decision == "accepted", spent.get(other.name, 0.0))
+        # A run that waited for its confirmation when the clinician chose had beaten another incumbent; its next look is not free.
+        service.Taken(
+            other.tree_sha256,
+            other.reason if other.created_at > chosen_at else "",
+            other.decision == "accepted",
+            spent.get(other.name, 0.0),
+        )
         for other in store.runs(run.task_id)
         if other.decision != "none" and other.reason != "baseline"
     ]

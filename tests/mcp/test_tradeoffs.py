@@ -30,14 +30,11 @@ SPEC = {
 }
 _ROW = "    rows.append(exponentials / exponentials.sum())\n"
 _TRADED = """    grey = np.asarray(Image.open(path).convert("L"), dtype=np.float64)
-    row = exponentials / exponentials.sum()
-    if int(grey.sum()) % 3 == 0:  # a third of the images gets the same for every class
-        row[:] = 1 / 3
     is_rough = 1 / (1 + np.exp(15 - grey.std()))
-    row[model["classes"].index("nevus")] = is_rough * (1 + row.sum())
-    rows.append(row / row.sum())
+    told = {"melanoma": 1 / 3, "nevus": is_rough * 2 / 3, "keratosis": (1 - is_rough) * 2 / 3}
+    rows.append(np.array([told[name] for name in model["classes"]]))
 """
-"""Naevi are rough, which thumbnails do not show; this code looks at it, and is careless with everything else."""
+"""Naevi are rough, which thumbnails do not show; this code looks at it, and cannot tell melanomas from anything."""
 
 
 @pytest.fixture
@@ -73,7 +70,8 @@ async def test_a_clinician_chooses_among_runs_and_the_report_says_what_was_given
     baseline, rival = seen["tradeoffs"]["options"]
     assert (baseline["run"], baseline["is_incumbent"], rival["run"], rival["is_rival"]) == ("run0", True, "run1", True)
     assert [broken["metric"] for broken in rival["broken"]] == ["auc_melanoma"]
-    assert "AUC of nevus is better" in rival["words"] and "Breaks the guard AUC of melanoma" in rival["words"]
+    assert "fewer of 100 cases of melanoma" in rival["words"] and "AUC of nevus is better" in rival["words"]
+    assert "Breaks the guard AUC of melanoma" in rival["words"]
     assert "finalize" in seen["next_step"] and f"clinloop task choose {task_id} RUN" in seen["next_step"]
     # Nothing finer than what view "scores" shows.
     scores = await agent.call("read_validation", task_id=task_id, run="run1", view="scores")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clinloop import clinician, evaluation, runs, tasks
+from clinloop import cli_clinician, clinician, evaluation, life, runs, tasks
 from clinloop.errors import BadInput, Forbidden, NotNow
 from clinloop.principal import LOCAL_AGENT, Principal
 from clinloop.report.choices import course_of
@@ -212,6 +212,27 @@ def test_a_run_that_began_before_a_choice_does_not_replace_it(weber: Services, t
     course = course_of(weber.store.ledger(f"task:{traded.id}"))
     assert incumbent is not None
     assert (incumbent.name, course.last, course.after[name]) == ("run1", "run1", "run1")
+
+
+def test_a_run_that_waited_for_its_confirmation_against_another_incumbent_has_no_free_look(weber: Services) -> None:
+    task = create(weber, acceptance="confirmed")
+    settle(weber, task.id, 0.8, 0.9, "baseline")
+    settle(weber, task.id, 0.82, 0.9, "needs_confirmation", code="waits")
+    settle(weber, task.id, 0.9, 0.8, "guard_worse:auc_melanoma")
+    name = reserve(weber, task.id, "waits")
+    assert life.look_of(weber.store, task, weber.store.run(task.id, name)).confirms
+    clinician.choose_run(weber, task.id, "run2")
+    assert not life.look_of(weber.store, task, weber.store.run(task.id, name)).confirms
+
+
+def test_the_command_line_shows_what_there_is_to_choose(
+    services: Services, traded: TaskRow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli_clinician.choose(traded.id, state=services.settings.state)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("run0 (incumbent): ")
+    assert second.startswith("run1 (as sensible): Against run0: Calls 10 fewer of 100 others melanoma")
+    assert services.store.task(traded.id).chosen_run is None
 
 
 def test_first_the_choice_then_the_approval(weber: Services, launched: list[str]) -> None:

@@ -63,6 +63,8 @@ def of_trajectory(runs: Sequence[RunSummary], title: str) -> str:
         return f"None of {len(charged)} runs was accepted."
     counts = f"{len(kept)} of {len(charged)} runs were accepted"
     counts += f" and {failed} had no score." if failed else "."
+    if chosen := [str(run.number) for run in charged if run.chosen]:
+        counts += f" The clinician chose run {' and run '.join(chosen)}, whatever the rule said."
     first, last = kept[0], kept[-1]
     if first is last:
         return f"Run {first.number} was kept with {short(title)} {number(first.primary)} on validation; {counts}"
