@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from clinloop_tools import TOOLS
 
 from .conftest import ACCEPT, HOST, REQUEST, SPEC, Visitor, Web
 
+DOCS = Path(__file__).parents[2] / "docs" / "http.md"
 ROLES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/healthz"): ("nobody", "agent", "clinician", "custodian"),
     ("GET", "/readyz"): ("nobody", "agent", "clinician", "custodian"),
@@ -50,6 +53,16 @@ def test_there_is_no_route_beyond_those_that_are_tested(web: Web) -> None:
     found = {route.path for route in web.app.routes if isinstance(route, Route)}
     assert found == {path for _, path in ROLES} | {"/mcp", "/sign-out"}
     assert all(path in found or path == "/static/" for path in OPEN_PATHS)
+
+
+def test_the_documented_roles_are_those_that_are_tested() -> None:
+    rows = re.findall(r"^\| (`/[^|]*?`) \|(.*)\|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    said = {path: cells for paths, cells in rows for path in re.findall(r"`([^`]+)`", paths)}
+    for (_, path), roles in ROLES.items():
+        if path in said:
+            cells = [cell.strip() == "yes" for cell in said[path].split("|")]
+            assert cells == [who in roles for who in ("nobody", "agent", "clinician", "custodian")], path
+    assert {"/healthz", "/readyz", "/sign-in", "/metrics"} <= set(said)
 
 
 @pytest.mark.parametrize("tool", [tool.name for tool in TOOLS])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -196,3 +198,35 @@ def test_a_server_on_ipv6_answers_to_its_address(services: Services) -> None:
     with Server(services.settings.state, address="[::1]:0") as server:
         assert httpx2.get(f"{server.url}/healthz").text == "ok\n"
         assert httpx2.get(f"{server.url}/healthz", headers={"Host": "evil"}).status_code == 421
+
+
+def test_a_service_serves_on_its_socket_and_over_http_and_ends_both(services: Services, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from clinloop.services import Services; from clinloop.settings import load_settings; "
+        "from clinloop.listen import serve_socket; from clinloop.web.serve import beside\n"
+        "services = Services(load_settings(Path(sys.argv[1]), sandbox='none'), accept_no_isolation=True)\n"
+        "with beside(services, '127.0.0.1:0'): serve_socket(services, Path(sys.argv[2]))"
+    )
+    path, log = tmp_path / "clinloop.sock", tmp_path / "both.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", code, str(services.settings.state), str(path)], stdout=file, stderr=file
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while "startup complete" not in log.read_text(encoding="utf-8") or not path.exists():
+            assert time.monotonic() < deadline and process.poll() is None, log.read_text(encoding="utf-8")
+            time.sleep(0.1)
+        url = re.findall(r"serving on (http://\S+)", log.read_text(encoding="utf-8"))[0]
+        assert httpx2.get(f"{url}/healthz").text == "ok\n"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert time.monotonic() - begun < 8
+        assert not path.exists()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
