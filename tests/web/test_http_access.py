@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import time
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
+from clinloop.doctor import _http
 from clinloop.errors import BadInput
+from clinloop.installation import Plan, unit_text
 from clinloop.terminal import out
 from clinloop.web.app import PAGES
 from clinloop.web.gate import OPEN_PATHS
@@ -242,3 +246,20 @@ def test_a_form_of_another_session_or_none_is_refused(web: Web) -> None:
         assert person.request("POST", address, data={"csrf": "x"}).status_code == 403
         assert person.request("POST", address).status_code == 403
         assert person.request("POST", address, data={"csrf": web.custodian.csrf + "x"}).status_code == 403
+
+
+def test_the_unit_of_a_service_serves_over_http_where_that_was_asked_for() -> None:
+    plan = Plan("clinloop", Path("/var/lib/clinloop"), Path("/var/cache/clinloop"))
+    assert "--http" not in unit_text(plan)
+    assert "--http 127.0.0.1:8765\n" in unit_text(plan._replace(http="127.0.0.1:8765"))
+
+
+def test_doctor_says_where_servers_listen_and_who_has_tokens(web: Web) -> None:
+    assert _http(web.services).startswith(
+        "no server listens. Valid tokens: 2 agent, 1 clinician, 1 custodian. Agents need"
+    )
+    web.services.state.http.mkdir()
+    note = json.dumps({"address": "127.0.0.1:8765", "page": "https://clinloop.hospital.example"})
+    (web.services.state.http / f"{os.getpid()}.json").write_text(note, encoding="utf-8")
+    (web.services.state.http / "4194305.json").write_text(note, encoding="utf-8")  # no process has that number
+    assert _http(web.services).count("127.0.0.1:8765 (page https://clinloop.hospital.example)") == 1
