@@ -30,9 +30,9 @@ ROLES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/readyz"): ("nobody", "agent", "clinician", "custodian"),
     ("GET", "/sign-in"): ("nobody", "agent", "clinician", "custodian"),
     ("GET", "/metrics"): ("custodian",),
+    **{(method, page.path): page.roles for page in PAGES for method in page.methods},
 }
-"""Who may do what besides the pages, each of which says it itself, and /mcp."""
-ROLES |= {(method, page.path): page.roles for page in PAGES for method in page.methods}
+"""Who may do what; each page says it itself."""
 STREAMS = ("events", "live", "stream")
 """Parts of paths that answer without end."""
 

@@ -39,6 +39,7 @@ def slow_train(services: Services, task_id: str) -> None:
 async def test_sigterm_ends_waits_soon_and_the_run_goes_on_and_the_next_server_finds_it(
     services: Services, era: str
 ) -> None:
+    task, took = "", 99.0
     with Server(services.settings.state) as server:
         async with with_token() as http:
             try:
