@@ -29,25 +29,25 @@ from .serving import COMMAND, Server, agent_of, with_token
 pytestmark = pytest.mark.anyio
 
 
-def slow_train(services: Services, task_id: str) -> None:
-    """Make the workspace of a task train for minutes."""
-    train = services.state.task(task_id).workspace / "train.py"
-    train.write_text("import time\ntime.sleep(600)\n" + train.read_text(encoding="utf-8"), encoding="utf-8")
+async def begin_slowly(agent: Agent) -> tuple[str, str]:
+    """Start a task and a smoke test of two minutes, and return their names."""
+    task = await agent.begin(budget="paper")
+    sleep = "import time\nwhile True:\n    time.sleep(0.1)\n"
+    await agent.call("edit_workspace", task_id=task, operation="create", path="train.py", text=sleep, overwrite=True)
+    return task, (await agent.call("run_training", task_id=task, mode="smoke"))["run"]["run"]
 
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_sigterm_ends_waits_soon_and_the_run_goes_on_and_the_next_server_finds_it(
     services: Services, era: str
 ) -> None:
-    task, took = "", 99.0
+    task, run, took = "", "", 99.0
     with Server(services.settings.state) as server:
         async with with_token() as http:
             try:
                 async with agent_of(server, era, http) as client:
                     agent = Agent(client)
-                    task = await agent.begin()
-                    slow_train(services, task)
-                    await agent.call("run_training", task_id=task)
+                    task, run = await begin_slowly(agent)
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(_wait_long, client, task)
                         await anyio.sleep(1.5)
@@ -63,8 +63,8 @@ async def test_sigterm_ends_waits_soon_and_the_run_goes_on_and_the_next_server_f
             agent = Agent(client)
             found = await agent.call("read_validation", task_id=task, wait=0)
             assert found["run"]["status"] in ("queued", "training")
-            await agent.call("run_training", task_id=task, mode="stop", run="run0")
-            assert (await agent.wait(task, "run0"))["status"] == "stopped"
+            await agent.call("run_training", task_id=task, mode="stop", run=run)
+            assert (await agent.wait(task, run))["status"] == "stopped"
 
 
 async def _wait_long(client: Client, task: str) -> None:
@@ -88,9 +88,7 @@ async def test_a_token_that_is_revoked_ends_a_wait_within_seconds(services: Serv
             with suppress(Exception):
                 async with agent_of(server, era, http) as client, anyio.create_task_group() as tasks:
                     agent = Agent(client)
-                    task = await agent.begin()
-                    slow_train(services, task)
-                    run = (await agent.call("run_training", task_id=task))["run"]["run"]
+                    task, run = await begin_slowly(agent)
                     tasks.start_soon(_wait_until_refused, client, task, ended)
                     await anyio.sleep(2)
                     services.store.revoke_token(row.id)
@@ -110,9 +108,7 @@ async def test_waits_hold_up_nobody(services: Services) -> None:
     with Server(services.settings.state) as server:
         async with with_token() as http, agent_of(server, ERAS[0], http) as client:
             agent = Agent(client)
-            task = await agent.begin()
-            slow_train(services, task)
-            await agent.call("run_training", task_id=task)
+            task, run = await begin_slowly(agent)
             async with anyio.create_task_group() as tasks:
                 for _ in range(60):
                     tasks.start_soon(_wait_long, client, task)
@@ -120,7 +116,7 @@ async def test_waits_hold_up_nobody(services: Services) -> None:
                 assert (await agent.call("inspect_dataset"))["datasets"] == ["moles"]
                 async with httpx2.AsyncClient() as other:
                     assert (await other.get(f"{server.url}/healthz", timeout=10)).status_code == 200
-                await agent.call("run_training", task_id=task, mode="stop", run="run0")
+                await agent.call("run_training", task_id=task, mode="stop", run=run)
                 tasks.cancel_scope.cancel()
 
 
