@@ -77,7 +77,7 @@ def examine(services: Services, tried: Tried, out: Console) -> bool:
         table.add_row("sandbox", f"[red]none:[/red] {refusal}")
     for what, finding in _gpus(services):
         table.add_row(what, escape(finding))
-    table.add_row("http", escape(_http(services)))
+    table.add_row("http", escape(http_line(services)))
     table.add_row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
     table.add_row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
     out.print(table, soft_wrap=False)
@@ -123,7 +123,7 @@ def _gpus(services: Services) -> list[tuple[str, str]]:
     return rows
 
 
-def _http(services: Services) -> str:
+def http_line(services: Services) -> str:
     """Return where servers of this state folder listen over HTTP, and who has tokens for them."""
     found: list[str] = []
     for note in sorted(services.state.http.glob("*.json")):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from clinloop.doctor import _http
+from clinloop.doctor import http_line
 from clinloop.errors import BadInput
 from clinloop.installation import Plan, unit_text
 from clinloop.terminal import out
@@ -255,11 +255,11 @@ def test_the_unit_of_a_service_serves_over_http_where_that_was_asked_for() -> No
 
 
 def test_doctor_says_where_servers_listen_and_who_has_tokens(web: Web) -> None:
-    assert _http(web.services).startswith(
+    assert http_line(web.services).startswith(
         "no server listens. Valid tokens: 2 agent, 1 clinician, 1 custodian. Agents need"
     )
     web.services.state.http.mkdir()
     note = json.dumps({"address": "127.0.0.1:8765", "page": "https://clinloop.hospital.example"})
     (web.services.state.http / f"{os.getpid()}.json").write_text(note, encoding="utf-8")
     (web.services.state.http / "4194305.json").write_text(note, encoding="utf-8")  # no process has that number
-    assert _http(web.services).count("127.0.0.1:8765 (page https://clinloop.hospital.example)") == 1
+    assert http_line(web.services).count("127.0.0.1:8765 (page https://clinloop.hospital.example)") == 1
