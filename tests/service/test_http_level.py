@@ -30,7 +30,7 @@ try:
 except urllib.error.HTTPError as error:
     print(json.dumps({"status": error.code}))
 """
-TASK = {
+TASK: dict[str, Any] = {
     "dataset": "moles",
     "request": "Tell these three kinds of moles apart for me, please.",
     "spec": {"objective": "Tell three kinds of moles apart.", "budget": "demo", "acceptance": "paper"},
