@@ -134,7 +134,7 @@ def _rows(services: Services) -> Iterator[Row]:
     yield Row("cpu slots", _slots(services))
     for what, finding in _gpus(services):
         yield Row(what, finding)
-    yield Row("http", _http(services))
+    yield Row("http", http_line(services))
     yield Row("weights", str(settings.weights) if settings.weights else "none: models start from random weights")
     yield Row("ledger key", f"{services.store.key_fingerprint} (note it elsewhere: clinloop verify --key)")
 
@@ -190,7 +190,7 @@ def _gpus(services: Services) -> list[tuple[str, str]]:
     return rows
 
 
-def _http(services: Services) -> str:
+def http_line(services: Services) -> str:
     """Return where servers of this state folder listen over HTTP, and who has tokens for them."""
     found: list[str] = []
     for note in sorted(services.state.http.glob("*.json")):

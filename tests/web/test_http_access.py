@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.routing import Route
 
+from clinloop.doctor import http_line
 from clinloop.errors import BadInput
+from clinloop.installation import Plan, unit_text
 from clinloop.terminal import out
 from clinloop.web.app import PAGES
 from clinloop.web.gate import OPEN_PATHS
@@ -18,14 +24,15 @@ from clinloop_tools import TOOLS
 
 from .conftest import ACCEPT, HOST, REQUEST, SPEC, Visitor, Web
 
+DOCS = Path(__file__).parents[2] / "docs" / "http.md"
 ROLES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/healthz"): ("nobody", "agent", "clinician", "custodian"),
     ("GET", "/readyz"): ("nobody", "agent", "clinician", "custodian"),
     ("GET", "/sign-in"): ("nobody", "agent", "clinician", "custodian"),
     ("GET", "/metrics"): ("custodian",),
+    **{(method, page.path): page.roles for page in PAGES for method in page.methods},
 }
-"""Who may do what besides the pages, each of which says it itself, and /mcp."""
-ROLES |= {(method, page.path): page.roles for page in PAGES for method in page.methods}
+"""Who may do what; each page says it itself."""
 STREAMS = ("events", "live", "stream")
 """Parts of paths that answer without end."""
 
@@ -50,6 +57,16 @@ def test_there_is_no_route_beyond_those_that_are_tested(web: Web) -> None:
     found = {route.path for route in web.app.routes if isinstance(route, Route)}
     assert found == {path for _, path in ROLES} | {"/mcp", "/sign-out"}
     assert all(path in found or path == "/static/" for path in OPEN_PATHS)
+
+
+def test_the_documented_roles_are_those_that_are_tested() -> None:
+    rows = re.findall(r"^\| (`/[^|]*?`) \|(.*)\|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    said = {path: cells for paths, cells in rows for path in re.findall(r"`([^`]+)`", paths)}
+    for (_, path), roles in ROLES.items():
+        if path in said:
+            cells = [cell.strip() == "yes" for cell in said[path].split("|")]
+            assert cells == [who in roles for who in ("nobody", "agent", "clinician", "custodian")], path
+    assert {"/healthz", "/readyz", "/sign-in", "/metrics"} <= set(said)
 
 
 @pytest.mark.parametrize("tool", [tool.name for tool in TOOLS])
@@ -229,3 +246,20 @@ def test_a_form_of_another_session_or_none_is_refused(web: Web) -> None:
         assert person.request("POST", address, data={"csrf": "x"}).status_code == 403
         assert person.request("POST", address).status_code == 403
         assert person.request("POST", address, data={"csrf": web.custodian.csrf + "x"}).status_code == 403
+
+
+def test_the_unit_of_a_service_serves_over_http_where_that_was_asked_for() -> None:
+    plan = Plan("clinloop", Path("/var/lib/clinloop"), Path("/var/cache/clinloop"))
+    assert "--http" not in unit_text(plan)
+    assert "--http 127.0.0.1:8765\n" in unit_text(plan._replace(http="127.0.0.1:8765"))
+
+
+def test_doctor_says_where_servers_listen_and_who_has_tokens(web: Web) -> None:
+    assert http_line(web.services).startswith(
+        "no server listens. Valid tokens: 2 agent, 1 clinician, 1 custodian. Agents need"
+    )
+    web.services.state.http.mkdir()
+    note = json.dumps({"address": "127.0.0.1:8765", "page": "https://clinloop.hospital.example"})
+    (web.services.state.http / f"{os.getpid()}.json").write_text(note, encoding="utf-8")
+    (web.services.state.http / "4194305.json").write_text(note, encoding="utf-8")  # no process has that number
+    assert http_line(web.services).count("127.0.0.1:8765 (page https://clinloop.hospital.example)") == 1

@@ -57,7 +57,10 @@ def test_a_ready_server_says_so_to_everybody(web: Web) -> None:
 def test_a_full_disk_or_a_lost_store_is_not_ready_and_no_path_is_shown(
     web: Web, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda _: Usage(1 << 20))
+    def full(_: object) -> Usage:
+        return Usage(1 << 20)
+
+    monkeypatch.setattr(readiness.shutil, "disk_usage", full)
     answer = web.nobody().get("/readyz")
     assert answer.status_code == 503
     assert answer.text == "disk: 0.0 GiB are free, at least 1 are needed\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ B, PROXY = 54_312, 54_313
 
 
 @contextmanager
-def connection(listen: str, to: str, family: int = socket.AF_INET) -> Iterator[socket.socket]:
+def connection(listen: str, to: str, family: int = socket.AF_INET) -> Generator[socket.socket]:
     """Yield the server's end of a connection over TCP."""
     with closing(socket.socket(socket.AF_INET6 if ":" in listen else socket.AF_INET)) as listener:
         listener.bind((listen, 0))

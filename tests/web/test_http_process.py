@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -27,24 +29,25 @@ from .serving import COMMAND, Server, agent_of, with_token
 pytestmark = pytest.mark.anyio
 
 
-def slow_train(services: Services, task_id: str) -> None:
-    """Make the workspace of a task train for minutes."""
-    train = services.state.task(task_id).workspace / "train.py"
-    train.write_text("import time\ntime.sleep(600)\n" + train.read_text(encoding="utf-8"), encoding="utf-8")
+async def begin_slowly(agent: Agent) -> tuple[str, str]:
+    """Start a task and a smoke test of two minutes, and return their names."""
+    task = await agent.begin(budget="paper")
+    sleep = "import time\nwhile True:\n    time.sleep(0.1)\n"
+    await agent.call("edit_workspace", task_id=task, operation="create", path="train.py", text=sleep, overwrite=True)
+    return task, (await agent.call("run_training", task_id=task, mode="smoke"))["run"]["run"]
 
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_sigterm_ends_waits_soon_and_the_run_goes_on_and_the_next_server_finds_it(
     services: Services, era: str
 ) -> None:
+    task, run, took = "", "", 99.0
     with Server(services.settings.state) as server:
         async with with_token() as http:
             try:
                 async with agent_of(server, era, http) as client:
                     agent = Agent(client)
-                    task = await agent.begin()
-                    slow_train(services, task)
-                    await agent.call("run_training", task_id=task)
+                    task, run = await begin_slowly(agent)
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(_wait_long, client, task)
                         await anyio.sleep(1.5)
@@ -60,8 +63,8 @@ async def test_sigterm_ends_waits_soon_and_the_run_goes_on_and_the_next_server_f
             agent = Agent(client)
             found = await agent.call("read_validation", task_id=task, wait=0)
             assert found["run"]["status"] in ("queued", "training")
-            await agent.call("run_training", task_id=task, mode="stop", run="run0")
-            assert (await agent.wait(task, "run0"))["status"] == "stopped"
+            await agent.call("run_training", task_id=task, mode="stop", run=run)
+            assert (await agent.wait(task, run))["status"] == "stopped"
 
 
 async def _wait_long(client: Client, task: str) -> None:
@@ -85,9 +88,7 @@ async def test_a_token_that_is_revoked_ends_a_wait_within_seconds(services: Serv
             with suppress(Exception):
                 async with agent_of(server, era, http) as client, anyio.create_task_group() as tasks:
                     agent = Agent(client)
-                    task = await agent.begin()
-                    slow_train(services, task)
-                    run = (await agent.call("run_training", task_id=task))["run"]["run"]
+                    task, run = await begin_slowly(agent)
                     tasks.start_soon(_wait_until_refused, client, task, ended)
                     await anyio.sleep(2)
                     services.store.revoke_token(row.id)
@@ -107,9 +108,7 @@ async def test_waits_hold_up_nobody(services: Services) -> None:
     with Server(services.settings.state) as server:
         async with with_token() as http, agent_of(server, ERAS[0], http) as client:
             agent = Agent(client)
-            task = await agent.begin()
-            slow_train(services, task)
-            await agent.call("run_training", task_id=task)
+            task, run = await begin_slowly(agent)
             async with anyio.create_task_group() as tasks:
                 for _ in range(60):
                     tasks.start_soon(_wait_long, client, task)
@@ -117,7 +116,7 @@ async def test_waits_hold_up_nobody(services: Services) -> None:
                 assert (await agent.call("inspect_dataset"))["datasets"] == ["moles"]
                 async with httpx2.AsyncClient() as other:
                     assert (await other.get(f"{server.url}/healthz", timeout=10)).status_code == 200
-                await agent.call("run_training", task_id=task, mode="stop", run="run0")
+                await agent.call("run_training", task_id=task, mode="stop", run=run)
                 tasks.cancel_scope.cancel()
 
 
@@ -196,3 +195,35 @@ def test_a_server_on_ipv6_answers_to_its_address(services: Services) -> None:
     with Server(services.settings.state, address="[::1]:0") as server:
         assert httpx2.get(f"{server.url}/healthz").text == "ok\n"
         assert httpx2.get(f"{server.url}/healthz", headers={"Host": "evil"}).status_code == 421
+
+
+def test_a_service_serves_on_its_socket_and_over_http_and_ends_both(services: Services, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from clinloop.services import Services; from clinloop.settings import load_settings; "
+        "from clinloop.listen import serve_socket; from clinloop.web.serve import beside\n"
+        "services = Services(load_settings(Path(sys.argv[1]), sandbox='none'), accept_no_isolation=True)\n"
+        "with beside(services, '127.0.0.1:0'): serve_socket(services, Path(sys.argv[2]))"
+    )
+    path, log = tmp_path / "clinloop.sock", tmp_path / "both.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", code, str(services.settings.state), str(path)], stdout=file, stderr=file
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while "startup complete" not in log.read_text(encoding="utf-8") or not path.exists():
+            assert time.monotonic() < deadline and process.poll() is None, log.read_text(encoding="utf-8")
+            time.sleep(0.1)
+        url = re.findall(r"serving on (http://\S+)", log.read_text(encoding="utf-8"))[0]
+        assert httpx2.get(f"{url}/healthz").text == "ok\n"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert time.monotonic() - begun < 8
+        assert not path.exists()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
