@@ -95,7 +95,6 @@ def _facts(services: Services, name: str) -> dict[str, Any]:
         "seal_warnings": seal_warnings(dataset.folder) if may_custodian else [],
         "tasks": [task for task in services.tasks() if task.dataset == dataset.name],
         "head": services.store.head(f"dataset:{dataset.name}"),
-        "standing": services.standing(dataset.name),
         "splits": SPLITS,
     }
 
