@@ -95,7 +95,6 @@ def _facts(services: Services, name: str) -> dict[str, Any]:
         "seal_warnings": seal_warnings(dataset.folder) if may_custodian else [],
         "tasks": [task for task in services.tasks() if task.dataset == dataset.name],
         "head": services.store.head(f"dataset:{dataset.name}"),
-        "standing": services.standing(dataset.name),
         "splits": SPLITS,
     }
 
@@ -121,15 +120,15 @@ async def gallery(request: Request) -> Response:
         label=label,
         splits=SPLITS,
         side=SIDE,
-        address=partial(_address, dataset.name, split, label),
+        address=partial(_address, dataset.name, split=split, label=label),
         **shown,
     )
 
 
-def _address(name: str, split: str, label: str, **changes: str | int) -> str:
-    """Return the address of a page of pictures; what is not changed stays, but for the page."""
-    given = {"split": split, "label": label} | changes
-    return f"/datasets/{name}/pictures?{urlencode({key: value for key, value in given.items() if value != ''})}"
+def _address(name: str, *, split: str, label: str, page: int = 1) -> str:
+    """Return the address of a page of pictures."""
+    given = {"split": split} | ({"label": label} if label else {}) | ({"page": page} if page > 1 else {})
+    return f"/datasets/{name}/pictures?{urlencode(given)}"
 
 
 def _shown(dataset: Dataset, split: VisibleSplit, label: str, number: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from clinloop.report.data import LedgerRow as ReportRow
 from clinloop.report.verify import Verification, verify_ledger
 from clinloop.services import Services
 from clinloop.store.ledger import GENESIS, LedgerRow
-from clinloop.web.ledger_words import sentence, who
+from clinloop.web.ledger_words import amount_text, sentence, who
 from clinloop.web.pages import Page, in_thread, render
 from clinloop.web.signing_in import services_of
 
@@ -30,8 +30,8 @@ class Entry(NamedTuple):
     row: LedgerRow
     text: str
     who: str
-    left: int | None
-    """Of its resource, after it."""
+    left: str
+    """Of its resource, after it, in words."""
     detail: str
 
 
@@ -43,7 +43,15 @@ def entries(rows: Sequence[LedgerRow]) -> list[Entry]:
         if row.resource:
             left[row.resource] = left.get(row.resource, 0) + row.amount
         detail = json.dumps(row.detail, indent=1, ensure_ascii=False) if row.detail else ""
-        found.append(Entry(row, sentence(row), who(row), left[row.resource] if row.resource else None, detail))
+        found.append(
+            Entry(
+                row,
+                sentence(row),
+                who(row),
+                amount_text(left[row.resource], row.resource) if row.resource else "",
+                detail,
+            )
+        )
     return found
 
 

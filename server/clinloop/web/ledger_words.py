@@ -23,10 +23,14 @@ _ASKED = {
 Words = Callable[[LedgerRow, dict[str, Any]], str]
 
 
-def _amount(row: LedgerRow) -> str:
-    one, several = _RESOURCES.get(row.resource or "", (row.resource or "unit", row.resource or "units"))
-    amount = abs(row.amount)
+def amount_text(amount: int, resource: str | None) -> str:
+    """Return an amount of a resource in words: 3 runs."""
+    one, several = _RESOURCES.get(resource or "", (resource or "unit", resource or "units"))
     return f"{amount} {one if amount == 1 else several}"
+
+
+def _amount(row: LedgerRow) -> str:
+    return amount_text(abs(row.amount), row.resource)
 
 
 def _why(detail: dict[str, Any]) -> str:
