@@ -132,6 +132,20 @@ def test_a_task_is_paused_goes_on_and_gets_more_runs(stage: Stage, doctor: Perso
     expect(page.get_by_text("11 of 11")).to_be_visible()
 
 
+def test_a_trade_off_is_seen_and_a_model_chosen_with_a_reason(stage: Stage, doctor: Person) -> None:
+    task_id = stage.traded()
+    page = doctor.open(f"/tasks/{task_id}")
+    page.get_by_role("link", name="Compare and choose").click()
+    expect(page.locator("figure svg")).to_be_visible()
+    page.get_by_role("button", name="Choose this model").click()
+    expect(page.get_by_role("alert")).to_contain_text("Choose one of the models first")
+    page.get_by_role("radio", name="Run 1").check()
+    page.get_by_label("Why this one").fill("Naevi matter more in this clinic.")
+    page.get_by_role("button", name="Choose this model").click()
+    expect(page.get_by_text("Chosen by the clinician").first).to_be_visible()
+    assert stage.services.store.task(task_id).chosen_run == "run1"
+
+
 def test_the_final_test_is_approved_and_its_report_read_and_checked(stage: Stage, doctor: Person) -> None:
     task_id = stage.task("Report on this one: which of these moles is which?", confirm_finalize="required")
     stage.run(task_id)
@@ -174,7 +188,12 @@ def test_axe_finds_no_serious_fault_on_any_page(
     assert person.faults() == []
     paths = ["/", "/?show=done&q=nothing", f"/tasks/{tasks['worked']}", f"/tasks/{tasks['worked']}/steer"]
     paths += [f"/tasks/{tasks['worked']}/runs/run1", f"/tasks/{tasks['waiting']}", f"/tasks/{tasks['waiting']}/confirm"]
-    paths += [f"/tasks/{tasks['asks']}/approve", f"/tasks/{tasks['done']}", f"/tasks/{tasks['done']}/report"]
+    paths += [
+        f"/tasks/{tasks['traded']}/choose",
+        f"/tasks/{tasks['asks']}/approve",
+        f"/tasks/{tasks['done']}",
+        f"/tasks/{tasks['done']}/report",
+    ]
     for path in paths:
         page = person.open(path)
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -190,6 +209,7 @@ def _one_of_each(stage: Stage) -> dict[str, str]:
     if not stage.made:
         stage.made["waiting"] = stage.task("Axe: " + REQUEST, confirm_spec="required")
         stage.made["worked"] = stage.worked_on()
+        stage.made["traded"] = stage.traded()
         stage.made["asks"] = stage.task("Axe: final test, please.", confirm_finalize="required")
         stage.run(stage.made["asks"])
         stage.services.store.ask_finalize(stage.made["asks"], "run0")
