@@ -89,7 +89,9 @@ class Stage:
         until(ended, 120)
 
     def worked_on(self) -> str:
-        """Return a task with a baseline, a better run, one that failed, and a note."""
+        """Return a task with a baseline, a better run, one that failed, and a note; made once."""
+        if "worked" in self.made:
+            return self.made["worked"]
         task_id = self.task(
             "Sort these three kinds of moles, all equally well.", emphasised_classes=[], acceptance="paper"
         )
@@ -104,6 +106,7 @@ class Stage:
         self.run(task_id, "A check of the input images stops bad ones early.")
         self.change(task_id, "\nraise ValueError('<script>alert(1)</script>')", "")
         clinician.write_note(self.doctor, task_id, "Please look at the dark moles first.")
+        self.made["worked"] = task_id
         return task_id
 
     def traded(self) -> str:

@@ -11,6 +11,7 @@ from .conftest import Person
 from .stage import REQUEST, Server, Stage
 
 pytestmark = pytest.mark.slow
+expect.set_options(timeout=30_000)
 
 
 def test_nobody_sees_a_task_before_signing_in_and_a_wrong_token_is_refused(
@@ -108,7 +109,7 @@ def test_a_run_is_stopped_after_one_more_question_and_a_note_reaches_the_agent(s
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_text("Look at the <b>dark</b> ones first.")).to_be_visible()
     expect(page.get_by_text("Not yet delivered")).to_be_visible()
-    assert [note.text for note in stage.services.store.take_notes(task_id)] == ["Look at the <b>dark</b> ones first."]
+    stage.services.store.mark_delivered(stage.services.store.waiting_notes(task_id))
     expect(page.get_by_text("Delivered", exact=True)).to_be_visible()
     page.get_by_role("link", name="Stop this run").click()
     expect(page.get_by_role("heading", name="Stop Run 1?")).to_be_visible()
@@ -167,8 +168,7 @@ def test_the_final_test_is_approved_and_its_report_read_and_checked(stage: Stage
 
 
 def test_text_of_the_agent_is_shown_and_never_run(stage: Stage, doctor: Person) -> None:
-    task_id = stage.worked_on()
-    page = doctor.open(f"/tasks/{task_id}/runs/run2")
+    page = doctor.open(f"/tasks/{stage.worked_on()}/runs/run2")
     page.locator("summary", has_text="While training").click()
     expect(page.locator("pre.log")).to_contain_text("<script>alert(1)</script>")
     assert page.locator("pre script").count() == 0
@@ -206,9 +206,9 @@ def test_axe_finds_no_serious_fault_on_any_page(
 
 def _one_of_each(stage: Stage) -> dict[str, str]:
     """Return tasks in several states, made once."""
-    if not stage.made:
+    stage.worked_on()
+    if "done" not in stage.made:
         stage.made["waiting"] = stage.task("Axe: " + REQUEST, confirm_spec="required")
-        stage.made["worked"] = stage.worked_on()
         stage.made["traded"] = stage.traded()
         stage.made["asks"] = stage.task("Axe: final test, please.", confirm_finalize="required")
         stage.run(stage.made["asks"])
