@@ -45,7 +45,6 @@ class Asked(NamedTuple):
 async def choose(request: Request) -> Response:
     """Show the models, or take the choice."""
     services, task_id = services_of(request), request.path_params["task"]
-    services.principal.require("clinician", what="choose among runs")
     asked = await in_thread(_collect, services, task_id)
     filled, status = EMPTY, 200
     if request.method == "POST":
@@ -101,4 +100,4 @@ def _collect(services: Services, task_id: str) -> Asked:
     return Asked(look, found, without_styles(tradeoff_svg(drawn)) if drawn else None, answers)
 
 
-PAGES = [Page("/tasks/{task}/choose", choose, methods=("GET", "POST"))]
+PAGES = [Page("/tasks/{task}/choose", choose, ("clinician",), ("GET", "POST"))]
