@@ -45,7 +45,6 @@ class Asked(NamedTuple):
 async def choose(request: Request) -> Response:
     """Show the models, or take the choice."""
     services, task_id = services_of(request), request.path_params["task"]
-    services.principal.require("clinician", what="choose among runs")
     asked = await in_thread(_collect, services, task_id)
     filled, status = EMPTY, 200
     if request.method == "POST":
@@ -74,7 +73,8 @@ def _collect(services: Services, task_id: str) -> Asked:
     Raises:
         NotNow: no run has a score yet, or the task cannot be steered any more.
     """
-    from clinloop.tradeoffs import picture, tradeoffs_of  # late: it draws
+    from clinloop.report.tradeoff_figure import tradeoff_svg
+    from clinloop.tradeoffs import picture_of, tradeoffs_of  # late: it draws
 
     look = look_at(services, task_id)
     if look.task.status not in ("open", "paused", "awaiting_choice"):
@@ -96,8 +96,8 @@ def _collect(services: Services, task_id: str) -> Asked:
     ]
     if not answers:
         raise NotNow("No model has a value yet, so there is nothing to choose from.")
-    drawn = picture(found)
-    return Asked(look, found, without_styles(drawn) if drawn else None, answers)
+    drawn = picture_of(found)
+    return Asked(look, found, without_styles(tradeoff_svg(drawn)) if drawn else None, answers)
 
 
-PAGES = [Page("/tasks/{task}/choose", choose, methods=("GET", "POST"))]
+PAGES = [Page("/tasks/{task}/choose", choose, ("clinician",), ("GET", "POST"))]

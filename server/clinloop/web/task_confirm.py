@@ -44,7 +44,6 @@ class Choices(NamedTuple):
 async def confirm(request: Request) -> Response:
     """Show the form, or confirm or decline."""
     services, task_id = services_of(request), request.path_params["task"]
-    services.principal.require("clinician", what="confirm a contract")
     task, _ = await in_thread(waiting_for, services, task_id, "spec")
     filled, status = EMPTY, 200
     if request.method == "POST":
@@ -264,4 +263,4 @@ def _titles(look: TaskLook) -> list[str]:
     return [words.metric(guard.metric, look.scheme) for guard in look.task.spec.guards]
 
 
-PAGES = [Page("/tasks/{task}/confirm", confirm, methods=("GET", "POST"))]
+PAGES = [Page("/tasks/{task}/confirm", confirm, ("clinician",), ("GET", "POST"))]

@@ -31,7 +31,6 @@ class Compared(NamedTuple):
 async def approve(request: Request) -> Response:
     """Show what is to be tested, or take the answer."""
     services, task_id = services_of(request), request.path_params["task"]
-    services.principal.require("clinician", what="decide whether the test set is opened")
     _, asked = await in_thread(waiting_for, services, task_id, "finalize")
     filled, status = EMPTY, 200
     if request.method == "POST":
@@ -73,4 +72,4 @@ def _act(services: Services, task_id: str, given: Mapping[str, str]) -> dict[str
     return {}
 
 
-PAGES = [Page("/tasks/{task}/approve", approve, methods=("GET", "POST"))]
+PAGES = [Page("/tasks/{task}/approve", approve, ("clinician",), ("GET", "POST"))]

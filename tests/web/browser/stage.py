@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from clinloop.principal import Principal
 from clinloop.services import Services
 from clinloop.spec import TaskSpec
 from clinloop.store.rows import RunRow
+from clinloop.tradeoffs import tradeoffs_of
 from clinloop.workspace import Workspace
 
 REQUEST = "Tell melanoma from nevus and keratosis for me, and do not let a melanoma slip through."
@@ -87,7 +89,9 @@ class Stage:
         until(ended, 120)
 
     def worked_on(self) -> str:
-        """Return a task with a baseline, a better run, one that failed, and a note."""
+        """Return a task with a baseline, a better run, one that failed, and a note; made once."""
+        if "worked" in self.made:
+            return self.made["worked"]
         task_id = self.task(
             "Sort these three kinds of moles, all equally well.", emphasised_classes=[], acceptance="paper"
         )
@@ -102,6 +106,39 @@ class Stage:
         self.run(task_id, "A check of the input images stops bad ones early.")
         self.change(task_id, "\nraise ValueError('<script>alert(1)</script>')", "")
         clinician.write_note(self.doctor, task_id, "Please look at the dark moles first.")
+        self.made["worked"] = task_id
+        return task_id
+
+    def traded(self) -> str:
+        """Return a task that waits for a choice: its second run has values that gain on all classes and lose melanomas."""
+        task_id = self.task("Choose for me: which of these two models is it to be?", tradeoffs="clinician")
+        store, base = self.services.store, self.run(task_id)
+        scores = copy.deepcopy(base.scores or {})
+        for metric, change in (("macro_auc", 0.03), ("auc_melanoma", -0.1)):
+            for part in ("value", "low", "high"):
+                scores["metrics"][metric][part] = min(0.999, scores["metrics"][metric][part] + change)
+        row, _ = store.reserve_run(
+            task_id=task_id,
+            mode="full",
+            request_id="traded",
+            revision=base.revision,
+            tree_sha256="0" * 64,
+            hypothesis="Rough naevi are told apart by their grain.",
+            inputs=[],
+        )
+        store.settle_run(
+            task_id,
+            row.name,
+            "succeeded",
+            end_reason="finished",
+            message="",
+            score=scores["metrics"]["macro_auc"]["value"],
+            scores=scores | {"primary": scores["metrics"]["macro_auc"]["value"]},
+            decision="rejected",
+            reason="guard_worse:auc_melanoma",
+            reason_text="Rejected: macro_auc gains, but the guard auc_melanoma is worse than its margin.",
+        )
+        store.ask_choice(task_id, tradeoffs_of(self.services, task_id).asked())
         return task_id
 
 

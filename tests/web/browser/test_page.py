@@ -11,6 +11,7 @@ from .conftest import Person
 from .stage import REQUEST, Server, Stage
 
 pytestmark = pytest.mark.slow
+expect.set_options(timeout=30_000)
 
 
 def test_nobody_sees_a_task_before_signing_in_and_a_wrong_token_is_refused(
@@ -108,7 +109,7 @@ def test_a_run_is_stopped_after_one_more_question_and_a_note_reaches_the_agent(s
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_text("Look at the <b>dark</b> ones first.")).to_be_visible()
     expect(page.get_by_text("Not yet delivered")).to_be_visible()
-    assert [note.text for note in stage.services.store.take_notes(task_id)] == ["Look at the <b>dark</b> ones first."]
+    stage.services.store.mark_delivered(stage.services.store.waiting_notes(task_id))
     expect(page.get_by_text("Delivered", exact=True)).to_be_visible()
     page.get_by_role("link", name="Stop this run").click()
     expect(page.get_by_role("heading", name="Stop Run 1?")).to_be_visible()
@@ -132,6 +133,20 @@ def test_a_task_is_paused_goes_on_and_gets_more_runs(stage: Stage, doctor: Perso
     expect(page.get_by_text("11 of 11")).to_be_visible()
 
 
+def test_a_trade_off_is_seen_and_a_model_chosen_with_a_reason(stage: Stage, doctor: Person) -> None:
+    task_id = stage.traded()
+    page = doctor.open(f"/tasks/{task_id}")
+    page.get_by_role("link", name="Compare and choose").click()
+    expect(page.locator("figure svg")).to_be_visible()
+    page.get_by_role("button", name="Choose this model").click()
+    expect(page.get_by_role("alert")).to_contain_text("Choose one of the models first")
+    page.get_by_role("radio", name="Run 1").check()
+    page.get_by_label("Why this one").fill("Naevi matter more in this clinic.")
+    page.get_by_role("button", name="Choose this model").click()
+    expect(page.get_by_text("Chosen by the clinician").first).to_be_visible()
+    assert stage.services.store.task(task_id).chosen_run == "run1"
+
+
 def test_the_final_test_is_approved_and_its_report_read_and_checked(stage: Stage, doctor: Person) -> None:
     task_id = stage.task("Report on this one: which of these moles is which?", confirm_finalize="required")
     stage.run(task_id)
@@ -153,8 +168,7 @@ def test_the_final_test_is_approved_and_its_report_read_and_checked(stage: Stage
 
 
 def test_text_of_the_agent_is_shown_and_never_run(stage: Stage, doctor: Person) -> None:
-    task_id = stage.worked_on()
-    page = doctor.open(f"/tasks/{task_id}/runs/run2")
+    page = doctor.open(f"/tasks/{stage.worked_on()}/runs/run2")
     page.locator("summary", has_text="While training").click()
     expect(page.locator("pre.log")).to_contain_text("<script>alert(1)</script>")
     assert page.locator("pre script").count() == 0
@@ -174,7 +188,12 @@ def test_axe_finds_no_serious_fault_on_any_page(
     assert person.faults() == []
     paths = ["/", "/?show=done&q=nothing", f"/tasks/{tasks['worked']}", f"/tasks/{tasks['worked']}/steer"]
     paths += [f"/tasks/{tasks['worked']}/runs/run1", f"/tasks/{tasks['waiting']}", f"/tasks/{tasks['waiting']}/confirm"]
-    paths += [f"/tasks/{tasks['asks']}/approve", f"/tasks/{tasks['done']}", f"/tasks/{tasks['done']}/report"]
+    paths += [
+        f"/tasks/{tasks['traded']}/choose",
+        f"/tasks/{tasks['asks']}/approve",
+        f"/tasks/{tasks['done']}",
+        f"/tasks/{tasks['done']}/report",
+    ]
     for path in paths:
         page = person.open(path)
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -187,9 +206,10 @@ def test_axe_finds_no_serious_fault_on_any_page(
 
 def _one_of_each(stage: Stage) -> dict[str, str]:
     """Return tasks in several states, made once."""
-    if not stage.made:
+    stage.worked_on()
+    if "done" not in stage.made:
         stage.made["waiting"] = stage.task("Axe: " + REQUEST, confirm_spec="required")
-        stage.made["worked"] = stage.worked_on()
+        stage.made["traded"] = stage.traded()
         stage.made["asks"] = stage.task("Axe: final test, please.", confirm_finalize="required")
         stage.run(stage.made["asks"])
         stage.services.store.ask_finalize(stage.made["asks"], "run0")
