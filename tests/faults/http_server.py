@@ -34,6 +34,7 @@ class Server:
         self._program = program or (sys.executable, "-I", "-m", "clinloop")
         self._n_starts = 0
         self.port = 0
+        self.log_folder = state.parent
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -47,7 +48,7 @@ class Server:
     def start(self) -> None:
         """Start it, again on the same port, and wait until it answers."""
         self._n_starts += 1
-        self.log_file = self.state.parent / f"{self.state.name}-http-{os.getpid()}-{id(self)}-{self._n_starts}.log"
+        self.log_file = self.log_folder / f"{self.state.name}-http-{os.getpid()}-{id(self)}-{self._n_starts}.log"
         words = ["serve", "--http", f"127.0.0.1:{self.port}", "--state", str(self.state), *self._words]
         words += ["--sandbox", "none", "--i-accept-no-isolation"]
         with self.log_file.open("ab") as log:
