@@ -192,7 +192,7 @@ def _sockets(pid: int) -> list[str]:
     held = set[str]()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            held.add(os.readlink(path))
+            held.add(str(path.readlink()))
         except OSError:  # closed meanwhile
             continue
     lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text(encoding="utf-8").splitlines()[1:]]
