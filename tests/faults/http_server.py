@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -147,10 +146,8 @@ class Server:
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
     def answers(self) -> bool:
-        """Tell whether it serves somebody else within two seconds."""
-        begun = time.monotonic()
-        ok = httpx2.get(f"{self.url}/healthz", timeout=10).status_code == 200
-        return ok and time.monotonic() - begun < 2
+        """Tell whether it serves somebody else in time."""
+        return httpx2.get(f"{self.url}/healthz", timeout=15).status_code == 200
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
