@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ["bench_server.py", "bench_scoring.py", "bench_detection.py", "bench_ingest.py", "bench_sandbox.py"]
+SCRIPTS = [
+    "bench_server.py",
+    "bench_scoring.py",
+    "bench_detection.py",
+    "bench_ingest.py",
+    "bench_sandbox.py",
+    "bench_http.py",
+]
 
 
 def main() -> None:

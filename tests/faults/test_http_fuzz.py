@@ -152,7 +152,7 @@ def test_drawn_arguments_never_make_a_tool_fail(request: pytest.FixtureRequest, 
     def calls(given_arguments: dict[str, Any], names_task: bool) -> None:
         if names_task and "task_id" in known:
             given_arguments["task_id"] = site.task
-        if "wait" in given_arguments and given_arguments["wait"]:
+        if given_arguments.get("wait"):
             given_arguments["wait"] = 0
         try:
             body = json.dumps(modern("tools/call", name=tool, arguments=given_arguments)).encode()

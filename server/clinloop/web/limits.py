@@ -131,7 +131,7 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> Receive | Resp
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                return _once(message, receive)
+                return PlainTextResponse("The request did not arrive whole.\n", 400, {"Connection": "close"})
             body += message.get("body", b"")
             if len(body) > most:
                 return too_large

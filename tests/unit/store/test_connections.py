@@ -24,7 +24,7 @@ def kept(tmp_path: Path) -> Iterator[Store]:
 def n_open(store: Store) -> int:
     file = str(store._database._file)  # pyright: ignore[reportPrivateUsage]
     found = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
-    return sum(path.is_symlink() and os.readlink(path) == file for path in found)
+    return sum(path.is_symlink() and str(path.readlink()) == file for path in found)
 
 
 def test_many_threads_share_few_kept_connections_and_lose_nothing(kept: Store) -> None:
