@@ -55,7 +55,6 @@ def build(services: Services) -> MCPServer:
     )
     add_prompts(server)
     add_resources(server)
-    return server
 
     async def known_prompts(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Refuse an unknown prompt as the protocol says (-32602); the SDK answers with an internal error and logs a traceback."""
@@ -86,9 +85,7 @@ def http_routes(server: MCPServer) -> tuple[list[BaseRoute], StreamableHTTPSessi
 
     Hosts and origins are checked before, for these and all other routes alike.
     """
-    from mcp.server.transport_security import (
-        TransportSecuritySettings,
-    )  # late: standard input and output need none of it
+    from mcp.server.transport_security import TransportSecuritySettings  # late: only HTTP needs it
 
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     made = server.streamable_http_app(
