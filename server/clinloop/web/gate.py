@@ -33,6 +33,8 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+STATIC_CACHE = "private, max-age=600"
+"""How long a browser keeps style, scripts and icon; they change with a version."""
 PAGE_ROLES: frozenset[Role] = frozenset(["clinician", "custodian"])
 _SESSION = b"mcp-session-id"
 _VIEW_S = 30.0
@@ -227,6 +229,7 @@ class _Answer:
         self.has_read = False
         """The body of the request was taken."""
         self._is_whole = False
+        self._is_static = scope["path"].startswith("/static/")
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
@@ -262,7 +265,8 @@ class _Answer:
         if self._scope["path"] == MCP_PATH:
             return given
         present = {name.lower() for name, _ in given}
-        added = ((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
+        wanted = {**HEADERS, "Cache-Control": STATIC_CACHE} if self._is_static and self.status == 200 else HEADERS
+        added = ((name.lower().encode(), value.encode()) for name, value in wanted.items())
         return [*given, *((name, value) for name, value in added if name not in present)]
 
 

@@ -31,7 +31,8 @@ async def steer(request: Request) -> Response:
             return back(f"/tasks/{task_id}")
         filled, status = Filled(given, errors), 400
     look = await in_thread(look_at, services, task_id)
-    return render(request, "task/steer.html.j2", status, look=look, words=SAID, filled=filled)
+    level = await in_thread(clinician.level_note, services, task_id)
+    return render(request, "task/steer.html.j2", status, look=look, words=SAID, filled=filled, level=level)
 
 
 def _act(services: Services, task_id: str, given: Mapping[str, str]) -> dict[str, str]:
