@@ -14,7 +14,7 @@ from clinloop.errors import NotNow, Refusal, unknown
 from clinloop.services import Services
 from clinloop.untrusted import clean
 from clinloop_tools.common import services_of
-from clinloop_tools.read_validation import read_log
+from clinloop_tools.next_steps import read_log
 from clinloop_tools.replies import as_text
 
 _ERROR_CAP = 2_000

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from clinloop.errors import NotNow
 from clinloop.spec import PRESETS, TaskSpec, canonical
 from clinloop.store import ledger
-from clinloop.store.database import Connection, Database, utc_now
-from clinloop.store.rows import NoteRow, QuestionKind, QuestionRow, question_row
+from clinloop.store.database import Connection, utc_now
+from clinloop.store.notes import Notes, tell
+from clinloop.store.rows import QuestionKind, QuestionRow, question_row
 
 UNFINISHED = ("awaiting_confirmation", "preparing", "open", "paused", "awaiting_choice")
 """States of a task before its evaluation."""
 _NOTE_CAP = 2000
 
 
-class Questions:
+class Questions(Notes):
     """The part of the store that keeps what people say."""
-
-    _database: Database
 
     def questions(self, task_id: str) -> list[QuestionRow]:
         """Return the questions of a task, oldest first."""
@@ -68,7 +66,7 @@ class Questions:
                     ledger.append(
                         connection, scope, "granted", at=at, resource=resource, amount=more, detail={"by": by}
                     )
-            _tell(connection, task_id, by, _confirmation(answer), at=at)
+            tell(connection, task_id, by, _confirmation(answer), at=at)
 
     def decline_spec(self, task_id: str, *, by: str, why: str) -> None:
         """End a task whose contract the clinician does not want.
@@ -81,7 +79,7 @@ class Questions:
             self._answer(connection, task_id, "spec", by=by, answer=answer, at=at, status="declined")
             connection.execute("UPDATE task SET ended_at = ? WHERE id = ?", (at, task_id))
             ledger.append(connection, f"task:{task_id}", "declined", at=at, detail={"by": by, "why": why})
-            _tell(connection, task_id, by, f"has declined the contract: {why}", at=at)
+            tell(connection, task_id, by, f"has declined the contract: {why}", at=at)
 
     def ask_finalize(self, task_id: str, run: str) -> bool:
         """Let an open task wait for the clinician's yes to opening the test set; False when it waits already, or has been answered.
@@ -114,7 +112,7 @@ class Questions:
             else:
                 ledger.append(connection, scope, event, at=at, run=run, detail=detail)
             said = "has agreed to open the test set" if approved else "does not want the test set opened yet"
-            _tell(connection, task_id, by, f"{said} for {run}{_because(why)}", at=at)
+            tell(connection, task_id, by, f"{said} for {run}{_because(why)}", at=at)
 
     def ask_choice(self, task_id: str, asked: dict[str, Any]) -> bool:
         """Let an open task wait for the clinician to choose among runs; False when it waits already.
@@ -143,7 +141,7 @@ class Questions:
             connection.execute("UPDATE task SET chosen_run = ?, chosen_at = ? WHERE id = ?", (run, at, task_id))
             detail = {"by": by, "why": why, **(given or {})}
             ledger.append(connection, f"task:{task_id}", "chosen", at=at, run=run, detail=detail)
-            _tell(connection, task_id, by, f"has made {run} the incumbent{_because(why)}", at=at)
+            tell(connection, task_id, by, f"has made {run} the incumbent{_because(why)}", at=at)
 
     def set_paused(self, task_id: str, paused: bool, *, by: str, why: str) -> None:
         """Let no run of an open task start, or let them start again; a run that is active goes on.
@@ -163,7 +161,7 @@ class Questions:
             event = "paused" if paused else "resumed_by_person"
             ledger.append(connection, f"task:{task_id}", event, at=at, detail={"by": by, "why": why})
             said = "has paused the task, so no run can start" if paused else "lets the task go on"
-            _tell(connection, task_id, by, f"{said}{_because(why)}", at=at)
+            tell(connection, task_id, by, f"{said}{_because(why)}", at=at)
 
     def stop_by_person(self, task_id: str, run: str, *, by: str, why: str) -> None:
         """Ask the supervisor of a run to stop it, in a person's name; asked once.
@@ -181,7 +179,7 @@ class Questions:
                 raise NotNow(f"{run} has ended or is being stopped already.")
             detail = {"by": by, "why": why}
             ledger.append(connection, f"task:{task_id}", "stopped_by_person", at=at, run=run, detail=detail)
-            _tell(connection, task_id, by, f"has stopped {run}{_because(why)}", at=at)
+            tell(connection, task_id, by, f"has stopped {run}{_because(why)}", at=at)
 
     def extend_budget(self, task_id: str, runs: int, *, by: str, why: str) -> None:
         """Grant further runs.
@@ -197,36 +195,7 @@ class Questions:
             detail = {"by": by, "why": why, "extension": True}
             scope = f"task:{task_id}"
             ledger.append(connection, scope, "granted", at=at, resource="run", amount=runs, detail=detail)
-            _tell(connection, task_id, by, f"has extended the budget by {runs} run{'s' * (runs > 1)}: {why}", at=at)
-
-    def add_note(self, task_id: str, text: str, *, author: str) -> NoteRow:
-        """Write a note to the agent; the ledger keeps it."""
-        at = utc_now()
-        with self._database.transaction("clinician:note") as connection:
-            row = _tell(connection, task_id, author, text, at=at, kind="note")
-            ledger.append(connection, f"task:{task_id}", "note", at=at, detail={"by": author, "text": text})
-            return row
-
-    def notes(self, task_id: str) -> list[NoteRow]:
-        """Return what people told the agent of a task, and did to it, oldest first."""
-        with self._database.connect() as connection:
-            found = connection.execute("SELECT * FROM note WHERE task_id = ? ORDER BY number", (task_id,))
-            return [NoteRow(**dict(row)) for row in found]
-
-    def waiting_notes(self, task_id: str) -> list[NoteRow]:
-        """Return the notes that no reply has carried yet, oldest first."""
-        return [note for note in self.notes(task_id) if note.delivered_at is None]
-
-    def mark_delivered(self, notes: Sequence[NoteRow]) -> None:
-        """Write down that a reply carries these notes."""
-        if not notes:
-            return
-        at = utc_now()
-        with self._database.transaction() as connection:
-            connection.executemany(
-                "UPDATE note SET delivered_at = ? WHERE task_id = ? AND number = ? AND delivered_at IS NULL",
-                [(at, note.task_id, note.number) for note in notes],
-            )
+            tell(connection, task_id, by, f"has extended the budget by {runs} run{'s' * (runs > 1)}: {why}", at=at)
 
     def require_open(self, task_id: str) -> None:
         """Refuse where no run can start and nothing be finalized.
@@ -374,21 +343,6 @@ def _last(connection: sqlite3.Connection, task_id: str, event: str) -> dict[str,
         "SELECT detail FROM ledger WHERE scope = ? AND event = ? ORDER BY seq DESC", (f"task:{task_id}", event)
     ).fetchone()
     return json.loads(row["detail"]) if row else {}
-
-
-def _tell(
-    connection: Connection, task_id: str, author: str, text: str, *, at: str, kind: Literal["note", "act"] = "act"
-) -> NoteRow:
-    """Leave something for the agent's next reply, inside the caller's transaction."""
-    number = connection.execute(
-        "SELECT COALESCE(MAX(number), 0) + 1 AS next FROM note WHERE task_id = ?", (task_id,)
-    ).fetchone()["next"]
-    row = NoteRow(task_id, number, kind, author, text, at, None)
-    connection.execute(
-        "INSERT INTO note (task_id, number, kind, author, text, written_at) VALUES (?, ?, ?, ?, ?, ?)",
-        (task_id, number, kind, author, text, at),
-    )
-    return row
 
 
 def _confirmation(answer: dict[str, Any]) -> str:
