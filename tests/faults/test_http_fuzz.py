@@ -49,10 +49,16 @@ class Site:
         """Check that an answer is none of a fault."""
         shown = f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text[:600]}"
         assert answer.status_code < 500, shown
-        assert "Traceback" not in answer.text and str(self.server.state) not in answer.text, shown
-        assert re.search(r'File "/|site-packages', answer.text) is None, shown
+        assert "Traceback" not in answer.text, shown
+        assert re.search(r'File "/|site-packages', answer.text) is None or _tells_paths(answer), shown
+        assert str(self.server.state) not in answer.text or _tells_paths(answer), shown
         assert "fault of the server" not in answer.text, shown
         assert '"code":-32603' not in answer.text.replace(" ", ""), shown
+
+
+def _tells_paths(answer: httpx2.Response) -> bool:
+    """Tell whether it is the page that says where things lie, as its custodian has to know."""
+    return answer.request.url.path == "/doctor" and answer.status_code == 200
 
 
 @pytest.fixture(scope="module")

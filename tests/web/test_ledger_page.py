@@ -17,7 +17,7 @@ from clinloop.web.ledger_words import WORDS, sentence
 
 from .conftest import Web
 
-BY_STATE = {"paused", "resumed_by_person", "evaluated", "invalid"}
+BY_STATE = {"paused", "resumed_by_person", "finalize_approved", "finalize_declined", "evaluated", "invalid"}
 """Events whose name the code computes from a state."""
 
 
