@@ -21,6 +21,7 @@ from .wire import Reply, WireClient
 
 pytestmark = pytest.mark.anyio
 TRAIN = train_code("(session.out / 'begun').touch()\ntime.sleep(3)\nsession.checkpoint.write_text('weights')")
+LONG = train_code("(session.out / 'begun').touch()\ntime.sleep(15)\nsession.checkpoint.write_text('weights')")
 QUICK = train_code("time.sleep(0.3)\nsession.checkpoint.write_text('weights')")
 HYPOTHESIS = "It is worth trying because nothing else was tried."
 
@@ -53,7 +54,7 @@ def is_over(lab: Lab, server: Server, task: str) -> None:
 async def test_a_client_that_hangs_up_in_a_wait_changes_nothing_and_leaves_nothing(
     lab: Lab, server: Server, era: str
 ) -> None:
-    task = lab.task(TRAIN)
+    task = lab.task(LONG)
     async with server.client(era) as client:
         await call(client, "run_training", task_id=task)
         await anyio.to_thread.run_sync(lab.reach, lab.store.run(task, "run0"), "training")
@@ -252,10 +253,10 @@ async def test_two_http_and_three_stdio_servers_share_one_state_folder_and_the_b
         killer.start()
         try:
             made = [pool.submit(work, WireClient(state), shared + own, number, told) for number in range(3)]
-            for number, each in enumerate((server, other)):
+            for number, token in enumerate(tokens):
                 made += [
-                    pool.submit(work, HttpClient(at, tokens[number]), [own[number]], 10 * number + at.port, told)
-                    for at in (each, other)
+                    pool.submit(work, HttpClient(at, token), [own[number]], 10 + place, told)
+                    for place, at in enumerate((server, other))
                 ]
             for done in made:
                 done.result()
@@ -269,7 +270,7 @@ async def test_two_http_and_three_stdio_servers_share_one_state_folder_and_the_b
         for run in lab.store.runs(task):
             lab.end(run)
         lines = (lab.services.state.task(task).workspace / "notes.py").read_text(encoding="utf-8").splitlines()
-        assert len(lines) == len(set(lines))
+        assert len(lines) == len(set(lines)), lines
         assert told.inserted[task] <= set(lines), "an edit that was reported is lost"
         known = lab.store.runs(task)
         assert len({run.request_id for run in known}) == len(known)
