@@ -109,14 +109,15 @@ TABLES = {
     "task": "id, dataset, request, spec, template, seed, settings, init_key, status, phase, final_run, result, created_at, ended_at",
     "run": "*",
     "ledger": "*",
-    "gpu_lease": "uuid, task_id, holder, leased_at, released_at",
 }
+LEASE = "task_id, holder, leased_at, released_at"
 
 
 def test_several_processes_at_once_bring_an_old_database_up_to_date_without_loss(old: Path) -> None:
     before = {table: content(old, table, columns) for table, columns in TABLES.items() if table != "run"}
     runs = content(old, "run", "task_id, name, status, decision, gpus")
     claims = content(old, "gpu_claim", "task_id, holder, wanted")
+    leases = content(old, "gpu_lease", f"uuid, {LEASE}")
 
     started = [
         subprocess.Popen(
@@ -130,7 +131,8 @@ def test_several_processes_at_once_bring_an_old_database_up_to_date_without_loss
 
     assert {table: content(old, table, columns) for table, columns in TABLES.items() if table != "run"} == before
     assert content(old, "run", "task_id, name, status, decision, gpus") == runs
-    assert content(old, "gpu_claim", "task_id, holder, wanted") == claims
+    assert content(old, "claim", "task_id, holder, wanted") == claims
+    assert content(old, "lease", f"unit, {LEASE}") == leases
     names = [row[0] for row in content(old, "migration", "name, name")]
     assert names == sorted(set(names)) and "m002_people" in names
     store = Store(old)
@@ -152,8 +154,8 @@ def test_a_migrated_database_has_every_trigger_and_refers_rightly(old: Path, tmp
     assert objects(old) == objects(tmp_path / "new")
     store.settle_run("t0", "run0", "failed", end_reason="crash", message="")  # its claim and lease end with it
     store.reopen_task("t1", "again")
-    assert content(old, "gpu_claim", "task_id, holder") == []
-    assert all(row[1] for row in content(old, "gpu_lease", "uuid, released_at"))
+    assert content(old, "claim", "task_id, holder") == []
+    assert all(row[1] for row in content(old, "lease", "unit, released_at"))
     connection = sqlite3.connect(old / "clinloop.sqlite")
     try:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
