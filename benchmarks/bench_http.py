@@ -1,4 +1,4 @@
-"""Load over HTTP: latency of tools that do not wait at 1, 10 and 100 clients in both eras, pages, memory, and watchers of a slow page.
+"""Load over HTTP: latency of tools that do not wait at 1, 10 and 100 clients in both eras, pages, and memory.
 
 python benchmarks/bench_http.py [--cases 25000] [--runs 30] [--tasks 100] [--only tools|pages|memory]
 
@@ -236,6 +236,8 @@ def pages(server: Server, custodian: str, task: str, dataset: str) -> dict[str, 
     answer.read()
     cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
     assert answer.status == 303 and cookie, answer.status
+    connection.request("GET", f"/datasets/{dataset}/pictures", headers={"Cookie": cookie})
+    parts["case_id"] = re.findall(rf"/datasets/{dataset}/pictures/([^\"?]+)", connection.getresponse().read().decode())[0]
     figures: dict[str, Any] = {}
     for page in PAGES:
         if "GET" not in page.methods or "live" in page.path:
