@@ -237,7 +237,9 @@ def pages(server: Server, custodian: str, task: str, dataset: str) -> dict[str, 
     cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
     assert answer.status == 303 and cookie, answer.status
     connection.request("GET", f"/datasets/{dataset}/pictures", headers={"Cookie": cookie})
-    parts["case_id"] = re.findall(rf"/datasets/{dataset}/pictures/([^\"?]+)", connection.getresponse().read().decode())[0]
+    parts["case_id"] = re.findall(rf"/datasets/{dataset}/pictures/([^\"?]+)", connection.getresponse().read().decode())[
+        0
+    ]
     figures: dict[str, Any] = {}
     for page in PAGES:
         if "GET" not in page.methods or "live" in page.path:
@@ -303,11 +305,11 @@ def main() -> None:
     given = parser.parse_args()
     with _folder(given.keep) as folder:
         state, known = folder / "state", folder / "known.json"
-        if not known.exists():
-            services = Services(load_settings(state))
-            ingestion.add(services, draw(folder / "images", 300), "bench", cache_px=(24,))
-            if given.only in (None, "pages"):
-                ingestion.add(services, draw(folder / "many", given.cases), "many", cache_px=())
+        sizes = {"bench": 300} | ({"many": given.cases} if given.only in (None, "pages") else {})
+        for name, cases in sizes.items():
+            if not (state / "datasets" / name).exists():
+                services = Services(load_settings(state))
+                ingestion.add(services, draw(folder / name, cases), name, cache_px=(24,) if name == "bench" else ())
         with Server(state) as server:
             if not known.exists():
                 tokens = [server.token("agent", f"agent {number}") for number in range(AGENTS)]
