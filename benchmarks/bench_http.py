@@ -309,7 +309,7 @@ def main() -> None:
         for name, cases in sizes.items():
             if not (state / "datasets" / name).exists():
                 services = Services(load_settings(state))
-                ingestion.add(services, draw(folder / name, cases), name, cache_px=(24,) if name == "bench" else ())
+                ingestion.add(services, draw(folder / name, cases), name, cache_px=(24,) if name == "bench" else (8,))
         with Server(state) as server:
             if not known.exists():
                 tokens = [server.token("agent", f"agent {number}") for number in range(AGENTS)]
