@@ -109,9 +109,9 @@ class Stage:
         self.made["worked"] = task_id
         return task_id
 
-    def traded(self) -> str:
+    def traded(self, request: str = "Choose for me: which of these two models is it to be?") -> str:
         """Return a task that waits for a choice: its second run has values that gain on all classes and lose melanomas."""
-        task_id = self.task("Choose for me: which of these two models is it to be?", tradeoffs="clinician")
+        task_id = self.task(request, tradeoffs="clinician")
         store, base = self.services.store, self.run(task_id)
         scores = copy.deepcopy(base.scores or {})
         for metric, change in (("macro_auc", 0.03), ("auc_melanoma", -0.1)):

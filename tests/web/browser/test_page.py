@@ -194,6 +194,7 @@ def test_axe_finds_no_serious_fault_on_any_page(
         f"/tasks/{tasks['done']}",
         f"/tasks/{tasks['done']}/report",
     ]
+    paths += ["/queue", "/datasets", "/datasets/moles", "/datasets/moles/pictures", f"/tasks/{tasks['done']}/ledger"]
     for path in paths:
         page = person.open(path)
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -209,7 +210,7 @@ def _one_of_each(stage: Stage) -> dict[str, str]:
     stage.worked_on()
     if "done" not in stage.made:
         stage.made["waiting"] = stage.task("Axe: " + REQUEST, confirm_spec="required")
-        stage.made["traded"] = stage.traded()
+        stage.made["traded"] = stage.traded("Axe: which of these two models?")
         stage.made["asks"] = stage.task("Axe: final test, please.", confirm_finalize="required")
         stage.run(stage.made["asks"])
         stage.services.store.ask_finalize(stage.made["asks"], "run0")
