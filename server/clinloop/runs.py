@@ -129,7 +129,8 @@ def recover(services: Services, task_id: str | None = None) -> list[str]:
     left to the next call: what can be read is worth more to the caller.
     """
     owed = [(run.task_id, run.name) for run in services.store.active_runs()]
-    owed += [(task.id, "finalize") for task in services.store.tasks() if _owes_evaluation(services, task)]
+    tasks = services.store.tasks() if task_id is None else [services.store.task(task_id)]
+    owed += [(task.id, "finalize") for task in tasks if _owes_evaluation(services, task)]
     recovered: list[str] = []
     for owner, what in owed:
         if task_id in (None, owner) and not supervisor.is_alive(_folder(services, owner, what)):
