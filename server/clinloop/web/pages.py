@@ -92,6 +92,11 @@ async def form_of(request: Request) -> FormData:
     return await request.form()
 
 
+async def texts_of(request: Request) -> dict[str, str]:
+    """Return the fields of a form that are text, which leaves out files."""
+    return {key: value for key, value in (await request.form()).items() if isinstance(value, str)}
+
+
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call what reads files or the store outside the event loop."""
     return await anyio.to_thread.run_sync(function, *arguments)

@@ -14,7 +14,7 @@ from clinloop.report.text import number
 from clinloop.services import Services
 from clinloop.web import words
 from clinloop.web.drawings import without_styles
-from clinloop.web.pages import Page, back, form_of, in_thread, render
+from clinloop.web.pages import Page, back, in_thread, render, texts_of
 from clinloop.web.signing_in import services_of
 from clinloop.web.task_facts import RunLook, TaskLook, look_at
 from clinloop.web.task_forms import EMPTY, Filled
@@ -48,7 +48,7 @@ async def choose(request: Request) -> Response:
     asked = await in_thread(_collect, services, task_id)
     filled, status = EMPTY, 200
     if request.method == "POST":
-        given = {key: value for key, value in (await form_of(request)).items() if isinstance(value, str)}
+        given = await texts_of(request)
         errors = await in_thread(_act, services, asked, given.get("run", ""), given.get("why", ""))
         if not errors:
             return back(f"/tasks/{task_id}")

@@ -13,7 +13,7 @@ from clinloop.errors import BadInput
 from clinloop.report.text import number
 from clinloop.services import Services
 from clinloop.web import words
-from clinloop.web.pages import Page, back, form_of, in_thread, render
+from clinloop.web.pages import Page, back, in_thread, render, texts_of
 from clinloop.web.signing_in import services_of
 from clinloop.web.task_facts import look_at, look_at_run, value_of
 from clinloop.web.task_forms import EMPTY, Filled, waiting_for
@@ -34,7 +34,7 @@ async def approve(request: Request) -> Response:
     _, asked = await in_thread(waiting_for, services, task_id, "finalize")
     filled, status = EMPTY, 200
     if request.method == "POST":
-        given = {key: value for key, value in (await form_of(request)).items() if isinstance(value, str)}
+        given = await texts_of(request)
         errors = await in_thread(_act, services, task_id, given)
         if not errors:
             return back(f"/tasks/{task_id}")

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from clinloop import clinician
 from clinloop.errors import BadInput, Refusal
 from clinloop.services import Services
-from clinloop.web.pages import Page, back, form_of, in_thread, render
+from clinloop.web.pages import Page, back, form_of, in_thread, render, texts_of
 from clinloop.web.signing_in import services_of
 from clinloop.web.task_facts import look_at, look_at_run
 from clinloop.web.task_forms import EMPTY, Filled
@@ -25,7 +25,7 @@ async def steer(request: Request) -> Response:
     services, task_id = services_of(request), request.path_params["task"]
     filled, status = EMPTY, 200
     if request.method == "POST":
-        given = {key: value for key, value in (await form_of(request)).items() if isinstance(value, str)}
+        given = await texts_of(request)
         errors = await in_thread(_act, services, task_id, given)
         if not errors:
             return back(f"/tasks/{task_id}")
