@@ -365,8 +365,10 @@ def many_tasks(stage: Stage) -> str:
 def tasks_at_once(stage: Stage) -> str:
     """Nothing limits tasks, but on a machine with one slot the second and the third wait while the first trains."""
     given = stage.lab.services
-    lab = Lab(Services(given.settings.model_copy(update={"runs_at_once": 1}), given.accept_no_isolation))
-    started = [lab.start(stage.task(train_code("time.sleep(20)")), "smoke") for _ in range(3)]
+    state = stage.own_state("one-slot")  # whoever shares a state folder may recover its runs with settings of its own
+    settings = given.settings.model_copy(update={"state": state, "runs_at_once": 1})
+    lab = Lab(Services(settings, given.accept_no_isolation))
+    started = [lab.start(lab.task(train_code("time.sleep(20)")), "smoke") for _ in range(3)]
     lab.reach(started[0], "training")
     time.sleep(3)
     seen = [lab.store.run(run.task_id, run.name).status for run in started]

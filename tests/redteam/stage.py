@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -99,6 +100,13 @@ class Stage:
         for opened in (self.listener, self.datagrams, self.abstract):
             opened.close()
         self.trap.unlink(missing_ok=True)
+
+    def own_state(self, name: str) -> Path:
+        """Return a new state folder with the same dataset, for an attack that needs a server with other settings."""
+        state = self.lab.services.settings.state
+        made = state.with_name(name)
+        shutil.copytree(state / "datasets", made / "datasets")
+        return made
 
     # runs ----------------------------------------------------------------------------------------------------------
 

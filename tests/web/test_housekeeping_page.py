@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..faults.lab import until
 from .conftest import Web
 
 
@@ -17,10 +18,16 @@ def ended(web: Web) -> tuple[str, Path]:
     return task, out
 
 
+def measured(web: Web) -> str:
+    """Return the page; nothing while the disk is still being measured."""
+    page = web.custodian.get("/housekeeping").text
+    return "" if "is being measured" in page else page
+
+
 def test_all_tasks_are_listed_with_owner_state_and_what_they_take(web: Web) -> None:
     task, _ = ended(web)
     open_task = web.claude.begin(objective="Tell three kinds of moles apart, once more.")
-    page = web.custodian.get("/housekeeping").text
+    page = until(lambda: measured(web), 60)
     for text in (task, open_task, "codex", "claude", "Declined", "7 MB", "moles"):
         assert text in page, text
     assert f'href="/tasks/{open_task}/steer"' in page and f"scope=task&amp;task={task}" in page
