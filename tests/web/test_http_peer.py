@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from clinloop.access import UNKNOWN, Client, own_client, running_groups, user_client
 from clinloop.services import Services, local_agent
 from clinloop.settings import Settings
+from clinloop.web import socket_owner
 from clinloop.web.peer import WIRE, Peer, Wire, is_own, peer, wire
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming a second user needs root")
@@ -48,6 +50,38 @@ def test_the_user_at_the_other_end_is_found(listen: str, to: str, family: int) -
         found = wire(served.getpeername()[:2], served.getsockname()[:2])
     assert found == Wire(os.geteuid(), is_own=True)
     assert wire(served_end := ("127.0.0.1", 1), ("127.0.0.1", 2)) == Wire(None, is_own=True), served_end
+
+
+@pytest.mark.parametrize(
+    ("listen", "to", "family"),
+    [
+        ("127.0.0.1", "127.0.0.1", socket.AF_INET),
+        ("::1", "::1", socket.AF_INET6),
+        ("127.0.0.1", "::ffff:127.0.0.1", socket.AF_INET6),
+    ],
+)
+def test_where_the_kernel_answers_no_question_its_tables_say_the_same(
+    listen: str, to: str, family: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_owner, "_NETLINK_SOCK_DIAG", 31)  # a protocol of netlink that no kernel has
+    test_the_user_at_the_other_end_is_found(listen, to, family)
+
+
+@pytest.mark.parametrize("tables", [(), socket_owner.TABLES])
+def test_a_listening_or_closed_socket_is_nobodys_end(tables: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_owner, "TABLES", tables)
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        here = listener.getsockname()
+        assert wire(here, ("127.0.0.1", 9)) == Wire(None, is_own=True)
+        client = socket.create_connection(here)
+        served, there = listener.accept()
+        with closing(served):
+            assert wire(there, here) == Wire(os.geteuid(), is_own=True)
+            served.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""  # half closed: the client's end is open
+            assert wire(there, here) == Wire(os.geteuid(), is_own=True)
+            client.close()
+            assert wire(there, here) == Wire(None, is_own=True)
 
 
 @needs_root

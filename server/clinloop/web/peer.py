@@ -5,11 +5,9 @@ from __future__ import annotations
 import ipaddress
 import pwd
 import socket
-import struct
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from starlette.datastructures import Headers
@@ -18,13 +16,11 @@ from starlette.types import Scope
 from clinloop.access import UNKNOWN, Client, user_client
 from clinloop.guarantee import Connection
 from clinloop.settings import Settings
+from clinloop.web.socket_owner import Address, owner
 
 WIRE = "clinloop.wire"
 """Where a connection carries what was found out when it was opened (state of the ASGI scope)."""
 _FORWARDING = ("x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-proto", "via")
-_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_ESTABLISHED = (b"01", b"08")
-"""States of the client's end: open, or open although the server has ended its half."""
 _OVERFLOW_UID = 65_534
 """What the kernel shows for a user that has no number in this user namespace."""
 _CLIENT_S = 30.0
@@ -54,7 +50,7 @@ class Peer(NamedTuple):
 
 
 def wire(client: tuple[str, int] | None, server: tuple[str, int | None] | None) -> Wire:
-    """Look up a connection in the kernel's tables; while it is open, its other end has one owner."""
+    """Ask the kernel about a connection; while it is open, its other end has one owner."""
     if client is None or server is None or server[1] is None:
         return Wire(None, is_own=False)
     address = _address(client[0])
@@ -63,7 +59,7 @@ def wire(client: tuple[str, int] | None, server: tuple[str, int | None] | None) 
         return Wire(None, is_own=False)
     if not is_own(address):
         return Wire(None, is_own=False)
-    return Wire(_uid((address, client[1]), (own, server[1])), is_own=True)
+    return Wire(owner((address, client[1]), (own, server[1])), is_own=True)
 
 
 def peer(scope: Scope, settings: Settings) -> Peer:
@@ -89,7 +85,7 @@ def peer(scope: Scope, settings: Settings) -> Peer:
     return Peer("http", _client(found.uid, int(time.monotonic() / _CLIENT_S)), address)
 
 
-def is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def is_own(address: Address) -> bool:
     """Tell whether an address is one of this machine's: only those can be bound."""
     if address.is_loopback:
         return True
@@ -104,40 +100,7 @@ def is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return True
 
 
-def _uid(
-    client: tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int],
-    server: tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int],
-) -> int | None:
-    """Return the owner of the client's socket; None when no table lists it, e.g. because it is of another network namespace."""
-    ends = [(_as_listed(*client), _as_listed(*server))]
-    if client[0].version == 4:  # a socket of IPv6 that speaks IPv4
-        ends.append((_as_listed(_mapped(client[0]), client[1]), _as_listed(_mapped(server[0]), server[1])))
-    for table in _TABLES:
-        try:
-            listed = table.read_bytes()
-        except OSError:
-            continue
-        for local, remote in ends:
-            found = listed.find(b" %s %s " % (local, remote))
-            if found < 0:
-                continue
-            columns = listed[found : listed.find(b"\n", found)].split()
-            if columns[2] in _ESTABLISHED:
-                return int(columns[6])
-    return None
-
-
-def _as_listed(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> bytes:
-    """Return an end as /proc/net/tcp writes it: 32-bit words in the order of bytes of this machine, then the port."""
-    words = struct.unpack(f"={len(address.packed) // 4}I", address.packed)
-    return ("".join(f"{word:08X}" for word in words) + f":{port:04X}").encode()
-
-
-def _mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv6Address:
-    return ipaddress.IPv6Address(b"\0" * 10 + b"\xff\xff" + address.packed[-4:])
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(text: str) -> Address | None:
     """Return an address without its zone, and IPv4 written as IPv6 as what it is; None for anything else."""
     try:
         found = ipaddress.ip_address(text.partition("%")[0].strip("[]"))
