@@ -227,3 +227,13 @@ def test_a_service_serves_on_its_socket_and_over_http_and_ends_both(services: Se
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+async def test_the_last_use_of_a_token_is_written_and_survives_the_server(services: Services) -> None:
+    token, secret = services.store.create_token("codex-7", "agent", days=1)
+    with Server(services.settings.state) as server:
+        async with with_token(secret) as http, agent_of(server, ERAS[0], http) as client:
+            await client.list_tools()
+        assert server.stop() < 5
+    (found,) = [each for each in services.store.tokens() if each.id == token.id]
+    assert found.last_used_at is not None and found.last_used_at > token.created_at

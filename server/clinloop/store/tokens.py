@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import sqlite3
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, cast
 
@@ -109,6 +110,16 @@ class Tokens:
         """Return a token by its id while it is valid."""
         return self._valid("id = ?", token_id)
 
+    def note_uses(self, token_ids: Iterable[str]) -> None:
+        """Write that tokens were used now; what was written within a minute stays."""
+        now = datetime.now(UTC)
+        before = (now - timedelta(seconds=_USE_S)).isoformat(timespec="milliseconds")
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "UPDATE token SET last_used_at = ? WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)",
+                [(now.isoformat(timespec="milliseconds"), token_id, before) for token_id in token_ids],
+            )
+
     def has_tokens(self, role: Role) -> bool:
         """Tell whether a valid token of a role exists."""
         with self._database.connect() as connection:
@@ -141,14 +152,7 @@ class Tokens:
                 f"SELECT * FROM token WHERE {where} AND revoked_at IS NULL AND expires_at > ?",  # noqa: S608 - written above
                 (value, now),
             ).fetchone()
-        if row is None:
-            return None
-        found = _token(row)
-        before = (datetime.now(UTC) - timedelta(seconds=_USE_S)).isoformat(timespec="milliseconds")
-        if found.last_used_at is None or found.last_used_at < before:
-            with self._database.transaction() as connection:
-                connection.execute("UPDATE token SET last_used_at = ? WHERE id = ?", (now, found.id))
-        return found
+        return _token(row) if row else None
 
 
 def _hash(secret: str) -> str:

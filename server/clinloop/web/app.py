@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from starlette.applications import Starlette
@@ -14,6 +15,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from clinloop import app as protocol
+from clinloop.errors import NotNow
 from clinloop.principal import LOCAL_AGENT
 from clinloop.services import Services
 from clinloop.web import datasets, doctor, entrance, housekeeping, ledger, tasks, tokens
@@ -61,6 +63,8 @@ def build(services: Services, hosts: Sequence[str], *, is_open: bool = True) -> 
                 yield
                 tasks.cancel_scope.cancel()
         finally:
+            with suppress(NotNow, sqlite3.Error):  # a last use that is missing harms nobody
+                sign_in.note_uses()
             services.store.close()
 
     async def missing(request: Request, _: Exception) -> Response:

@@ -64,7 +64,6 @@ class Gate:
         self._known = limits.Buckets(rate, 2.0 * rate)
         self._strangers = limits.Buckets(limits.STRANGER_PER_S, limits.STRANGER_BURST)
         self._views = dict[tuple[str, int], tuple[float, Services]]()
-        self._threads = anyio.CapacityLimiter(8)  # of its own: tools that work must not hold up who asks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, count it and write a line about it."""
@@ -92,7 +91,7 @@ class Gate:
             await refusal(scope, receive, answer.send)
             return
         scope["clinloop.peer"] = found
-        caller = await anyio.to_thread.run_sync(self._caller, request, found, limiter=self._threads)
+        caller = self._caller(request, found)  # in the loop: it only reads, which in SQLite's WAL mode waits for nobody
         if isinstance(caller, Response):
             wait = self._strangers.take(found.address)
             refusal = limits.too_many(wait, "requests") if wait else caller

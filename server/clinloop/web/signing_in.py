@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection, Request
 
 from clinloop.principal import Principal, Role
 from clinloop.services import Services, local_agent
+from clinloop.store.tokens import TokenRow
 from clinloop.web.peer import Peer
 
 COOKIE = "clinloop"
@@ -52,6 +53,7 @@ class SignIn:
         self._link_used = False
         self._lock = threading.Lock()
         self._local_key = secrets.token_bytes(32)  # a link's sessions end with the server
+        self._used = set[str]()
 
     def caller(self, request: HTTPConnection) -> Caller | None:
         """Return who sends a request; None for a credential that is wrong, and for no credential where one is needed."""
@@ -60,7 +62,7 @@ class SignIn:
             scheme, _, secret = header.partition(" ")
             is_possible = scheme.lower() == "bearer" and len(secret) <= _LONGEST
             token = self._services.store.find_token(secret.strip()) if is_possible else None
-            return Caller(token.principal, token.id) if token else None
+            return self._shown(token) if token else None
         cookie = request.cookies.get(COOKIE, "")
         return self._of_cookie(cookie) if cookie and len(cookie) <= _LONGEST else None
 
@@ -78,6 +80,12 @@ class SignIn:
         if caller.credential.startswith(_PROGRAM):
             return not self._services.store.had_tokens("agent")
         return self._services.store.valid_token(caller.credential) is not None
+
+    def note_uses(self) -> None:
+        """Write which tokens were shown since the last time; for a thread, because it may wait for other writers of the store."""
+        used, self._used = self._used, set[str]()
+        if used:
+            self._services.store.note_uses(used)
 
     def session(self, secret: str) -> str | None:
         """Return the cookie for a token of a person, or for the key of the link, once; None when it is neither."""
@@ -118,7 +126,11 @@ class SignIn:
         if who == _LOCAL:
             return Caller(Principal("", _LOCAL_ROLES), text.rpartition(".")[0], cookie)
         token = self._services.store.valid_token(who)
-        return Caller(token.principal, token.id, cookie) if token else None
+        return self._shown(token, cookie) if token else None
+
+    def _shown(self, token: TokenRow, cookie: str = "") -> Caller:
+        self._used.add(token.id)
+        return Caller(token.principal, token.id, cookie)
 
 
 def caller_of(request: Request) -> Caller:

@@ -91,6 +91,7 @@ class Watch:
             served.scope.cancel()
 
     async def _check(self) -> None:
+        await anyio.to_thread.run_sync(self._sign_in.note_uses)
         now = time.monotonic()
         served = [kept for kept in self._served.values() if now - kept.begun > CHECK_S / 2]
         callers = {kept.caller.credential: kept.caller for kept in (*served, *self._sessions.values())}
