@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -34,10 +35,16 @@ class Template(NamedTuple):
         return {name: path if path.exists() else self.folder.parent / name for name, path in own.items()}
 
 
-def all_templates() -> list[Template]:
+def all_templates() -> tuple[Template, ...]:
     """Return all templates in order of name."""
+    return _read(resource("task_templates"))
+
+
+@cache
+def _read(root: Path) -> tuple[Template, ...]:
+    """Read the templates of a folder; they come with clinloop, so once is enough."""
     found: list[Template] = []
-    for file in sorted(resource("task_templates").glob("*/template.toml")):
+    for file in sorted(root.glob("*/template.toml")):
         facts = tomllib.loads(file.read_text(encoding="utf-8"))
         found.append(
             Template(
@@ -50,7 +57,7 @@ def all_templates() -> list[Template]:
                 file.parent,
             )
         )
-    return found
+    return tuple(found)
 
 
 def find(name: str, task_type: str) -> Template:

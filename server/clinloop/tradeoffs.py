@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from clinloop.report.choices import Measure, Point, Role, Scale, TradeoffPicture, course_of
@@ -109,6 +110,13 @@ def tradeoffs_of(services: Services, task_id: str) -> Tradeoffs:
 
 def find_tradeoffs(store: Store, task: TaskRow) -> Tradeoffs:
     """Return the trade-offs of a task."""
+    return _find(store, task.id, store.head(f"task:{task.id}"))
+
+
+@lru_cache(maxsize=512)
+def _find(store: Store, task_id: str, _head: str) -> Tradeoffs:
+    """Look for trade-offs; whatever changes them is an entry of the task's ledger, so they are kept as long as its head stays."""
+    task = store.task(task_id)
     spec, scheme = task.spec, scheme_of(task.spec)
     axes = axes_of(spec)
     scored = [

@@ -24,6 +24,8 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def clean(text: str, *, cap: int = 2000) -> str:
     """Return text without control, bidi and invisible characters, at most `cap` characters long; it can always be encoded."""
     is_cut = len(text) > cap * 4
+    if text.isascii() and text.isprintable():  # most is, and has nothing to take out
+        return text[: cap - 1] + "…" if len(text) > cap else text
     text = _ESCAPES.sub("", text[: cap * 4])
     # A carriage return starts the line over (progress bars); one at the end of a line has nothing after it.
     text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))

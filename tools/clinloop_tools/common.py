@@ -8,11 +8,11 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
-from typing import Annotated, Any
+from contextlib import AsyncExitStack, nullcontext
+from typing import Any, TypeVar
 
 import anyio
-from mcp.server.mcpserver import Context, Resolve
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import ToolAnnotations
@@ -22,6 +22,8 @@ from pydantic_core import ErrorDetails
 from clinloop.errors import Refusal
 from clinloop.services import Services
 from clinloop.untrusted import clean
+
+T = TypeVar("T")
 
 NOT_GIVEN: Any = None
 """Default of a text that may be left out. Its type stays `str`: the SDK takes the text of any other type for JSON where it can."""
@@ -50,8 +52,10 @@ def _scope(ctx: Context[Services]) -> dict[str, Any]:
     return getattr(ctx.request_context.request, "scope", {})
 
 
-State = Annotated[Services, Resolve(services_of)]
-"""The server's services, injected and invisible to the agent."""
+async def in_thread(ctx: Context[Services], work: Callable[[], T]) -> T:
+    """Do what takes long in a thread, of which a principal may use only a few at once."""
+    async with _scope(ctx).get(SLOTS_KEY) or nullcontext():
+        return await anyio.to_thread.run_sync(work)
 
 
 def wait_seconds(ctx: Context[Services], asked: float) -> float:

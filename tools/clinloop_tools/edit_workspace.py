@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+from functools import partial
 from typing import Annotated, Any, Literal
 
+from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
@@ -13,7 +15,7 @@ from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop.untrusted import clean
 from clinloop.workspace import Workspace
-from clinloop_tools.common import NOT_GIVEN, State, tool
+from clinloop_tools.common import NOT_GIVEN, in_thread, services_of, tool
 from clinloop_tools.replies import Reply, shortened, spoken, task_facts, waiting_step
 
 Operation = Literal[
@@ -55,7 +57,7 @@ class WorkspaceReply(Reply):
     """Operations "list" (files), "search" (matching lines) and "log" (revisions)."""
 
 
-def edit_workspace(
+async def edit_workspace(
     task_id: Annotated[str, Field(description='Task, e.g. "isic-3f9a2c".')],
     operation: Annotated[
         Operation,
@@ -65,7 +67,7 @@ def edit_workspace(
             '"log" [revision]; "restore" revision [path].'
         ),
     ],
-    state: State,
+    ctx: Context[Services],
     path: Annotated[
         str, Field(description='File, relative, e.g. "train.py"; where a glob is allowed, e.g. "*.py". Default: none.')
     ] = "",
@@ -93,6 +95,7 @@ def edit_workspace(
     occurs exactly once and otherwise says where the matches or the nearest lines are; each reply shows the diff. The folder may also be
     edited with your own tools: that becomes a revision at the next call. Costs nothing; after an edit, smoke-test it.
     """
+    state = services_of(ctx)
     given: dict[str, str | None] = {"path": path, "text": text, "old": old, "new": new, "revision": revision}
     may_be_empty = {"text", "new"}
     if missing := [
@@ -101,6 +104,43 @@ def edit_workspace(
         if given[name] is None or (not given[name] and name not in may_be_empty)
     ]:
         raise BadInput(f"Operation '{operation}' needs {', '.join(_NEEDS[operation])}; missing: {', '.join(missing)}.")
+    edit = partial(
+        _carry_out,
+        state,
+        task_id,
+        operation,
+        path=path,
+        text=text,
+        old=old,
+        new=new,
+        replace_all=replace_all,
+        overwrite=overwrite,
+        line=line,
+        lines=(first_line, last_line),
+        revision=revision,
+        since=since,
+    )
+    if operation == "view" and state.store.task(task_id).status != "preparing":
+        return edit()  # one small file, read in less time than a thread takes to get its turn
+    return await in_thread(ctx, edit)
+
+
+def _carry_out(
+    state: Services,
+    task_id: str,
+    operation: Operation,
+    *,
+    path: str,
+    text: str,
+    old: str,
+    new: str,
+    replace_all: bool,
+    overwrite: bool,
+    line: int,
+    lines: tuple[int, int | None],
+    revision: str,
+    since: str,
+) -> CallToolResult:
     tasks.require_workspace(state, task_id)
     folder = state.state.task(task_id)
     workspace = Workspace(folder.workspace, folder.revisions)
@@ -118,7 +158,7 @@ def edit_workspace(
         case "restore":
             edit = workspace.restore(revision, path=path)
         case "view":
-            shown = _view(workspace, path, first_line, last_line)
+            shown = _view(workspace, path, *lines)
             return spoken(state, task_id, _reply(state, task_id, workspace.log(limit=1)[0].name, shown))
         case "list" | "search" | "diff" | "log":
             shown = _look(workspace, operation, path=path, text=text, revision=revision, since=since)

@@ -14,7 +14,7 @@ from clinloop import tasks
 from clinloop.services import Services
 from clinloop.store.rows import QuestionRow
 from clinloop.tradeoffs import tradeoffs_of
-from clinloop_tools.common import State, tool, wait_seconds
+from clinloop_tools.common import services_of, tool, wait_seconds
 from clinloop_tools.replies import Reply, result_view, spoken, task_facts, waiting_step
 from clinloop_tools.tradeoffs import waiting
 
@@ -43,7 +43,6 @@ async def finalize(
             description='The incumbent as you know it, e.g. "run4": a confirmation that you mean the accepted model.'
         ),
     ],
-    state: State,
     ctx: Context[Services],
     wait: Annotated[
         float, Field(description="Seconds to wait for the result in this call. Default 20.", ge=0, le=3600)
@@ -58,6 +57,7 @@ async def finalize(
     "awaiting_choice"; where the test set is sealed, it ends in "awaiting_unseal" until the clinician opens it. Nothing that the final
     sandboxes print comes back. Call it when read_validation shows no run worth another try.
     """
+    state = services_of(ctx)
     from clinloop import evaluation  # late: a server must answer its first request within a second
 
     await anyio.to_thread.run_sync(tasks.require_workspace, state, task_id)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from mcp.server.elicitation import ElicitationResult
-from mcp.server.mcpserver import Resolve
+from mcp.server.mcpserver import Context, Resolve
 from mcp.types import CallToolResult
 from pydantic import Field
 
 from clinloop import context, ingestion, tasks, templates
 from clinloop.errors import NotNow
+from clinloop.services import Services
 from clinloop.spec import TaskSpec
 from clinloop_tools.asking import Answers, ask_open_questions, told
-from clinloop_tools.common import State, tool
+from clinloop_tools.common import services_of, tool
 from clinloop_tools.replies import ImageView, Reply, image_view, spoken, task_facts, waiting_step
 
 
@@ -52,7 +53,7 @@ def init_task(
     spec: Annotated[
         TaskSpec, Field(description="What the request means. At least `objective`; everything else has a default.")
     ],
-    state: State,
+    ctx: Context[Services],
     answers: Annotated[ElicitationResult[Answers], Resolve(ask_open_questions)],
     template: Annotated[
         str, Field(description='What the workspace starts from. Default: the one for the task type ("classification").')
@@ -77,6 +78,7 @@ def init_task(
     confirm it first (status "awaiting_confirmation"; read_validation waits for that). The same arguments return the same task.
     Next: read the workspace with edit_workspace, then start the baseline with run_training.
     """
+    state = services_of(ctx)
     if dataset in ingestion.folders(state):
         raise NotNow(f"Folder {dataset!r} is not ingested yet: inspect it first, inspect_dataset(dataset={dataset!r}).")
     task = tasks.create(

@@ -18,7 +18,7 @@ from clinloop.errors import BadInput
 from clinloop.sandbox.installed import installed
 from clinloop.services import Services
 from clinloop.settings import Settings
-from clinloop_tools.common import State, tool, wait_seconds
+from clinloop_tools.common import services_of, tool, wait_seconds
 from clinloop_tools.replies import ImageView, Reply, image_view, picture, structured
 
 PAGE = 6_000
@@ -54,7 +54,6 @@ View = Literal["summary", "audit", "attributes", "gallery", "packages"]
 
 
 async def inspect_dataset(
-    state: State,
     ctx: Context[Services],
     dataset: Annotated[
         str, Field(description='Name of a dataset or of a folder below a data root, e.g. "isic". Default: list them.')
@@ -77,6 +76,7 @@ async def inspect_dataset(
     test set and no patient identifier ever comes back. Read the audit: which cases have boxes or masks and which a label only decides how to
     train; shortcuts such as image size, source or an attribute that predict the label decide what a validation score is worth. Next: init_task.
     """
+    state = services_of(ctx)
     if view == "packages":
         return structured(_packages(state, page))
     ready = Dataset.list_names(state.settings.state)

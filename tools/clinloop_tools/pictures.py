@@ -98,7 +98,7 @@ def sheet(title: str, misses: list[tuple[Path, Miss]]) -> bytes:
                 text = text[: max(1, len(text) * 9 // 10 - 1)] + "…"  # noqa: PLW2901
             draw.text((left, top + side + 4 + 18 * line), text, fill=colour, font=small)
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -19,7 +19,7 @@ from clinloop.services import Services
 from clinloop.store.questions import UNFINISHED
 from clinloop.store.rows import RunRow, TaskRow
 from clinloop.tradeoffs import find_tradeoffs
-from clinloop_tools.common import State, tool, wait_seconds
+from clinloop_tools.common import services_of, tool, wait_seconds
 from clinloop_tools.next_steps import missing_module, next_step_after, read_log
 from clinloop_tools.replies import (
     Reply,
@@ -96,7 +96,6 @@ View = Literal["status", "scores", "runs", "curve", "log", "spec", "errors", "fi
 
 async def read_validation(
     task_id: Annotated[str, Field(description='Task, e.g. "isic-3f9a2c".')],
-    state: State,
     ctx: Context[Services],
     run: Annotated[
         str,
@@ -135,8 +134,9 @@ async def read_validation(
     the test set. Costs nothing, except "errors".
     Next: edit_workspace with the next hypothesis, or finalize when no run is worth another try.
     """
-    await anyio.to_thread.run_sync(tasks.prepare, state, task_id)
-    await anyio.to_thread.run_sync(runs.recover, state, task_id)
+    state = services_of(ctx)
+    if not _is_between_runs(state, task_id):
+        await anyio.to_thread.run_sync(_catch_up, state, task_id)
     if view == "figure":
         return picture(await anyio.to_thread.run_sync(_draw, state, task_id, None), state.store.head(f"task:{task_id}"))
     chosen = _choose(state, task_id, run, view)
@@ -152,6 +152,18 @@ async def read_validation(
     facts = task_facts(state, task_id)
     reply = _reply(state, facts, chosen, view, log, since)
     return spoken(state, task_id, reply.model_copy(update={"waited_s": round(time.monotonic() - begun, 1)}))
+
+
+def _is_between_runs(services: Services, task_id: str) -> bool:
+    """Tell whether nothing of a task goes on, so that there is nothing to catch up with; a thread would cost more than the rest of the call."""
+    status = services.store.task(task_id).status
+    return status in UNFINISHED and status != "preparing" and not services.store.has_active_run(task_id)
+
+
+def _catch_up(services: Services, task_id: str) -> None:
+    """Do what a confirmation allowed, and carry on what died."""
+    tasks.prepare(services, task_id)
+    runs.recover(services, task_id)
 
 
 def _files_of(services: Services, run: RunRow, view: View, log: str) -> list[Path]:
@@ -214,7 +226,8 @@ async def _wait(
             await anyio.to_thread.run_sync(runs.recover, services, task_id)
         run = services.store.run(task_id, run.name) if run else None
         task = services.store.task(task_id)
-    await anyio.to_thread.run_sync(tasks.prepare, services, task_id)  # confirmed meanwhile
+    if beat:  # confirmed meanwhile
+        await anyio.to_thread.run_sync(tasks.prepare, services, task_id)
     return run
 
 

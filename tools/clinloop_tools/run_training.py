@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 from pydantic import Field
 
@@ -11,7 +12,7 @@ from clinloop import runs, tasks
 from clinloop.errors import BadInput
 from clinloop.services import Services
 from clinloop.store.rows import RunRow
-from clinloop_tools.common import State, tool
+from clinloop_tools.common import services_of, tool
 from clinloop_tools.replies import Reply, RunView, run_view, spoken, task_facts
 
 
@@ -28,7 +29,7 @@ class RunReply(Reply):
 
 def run_training(
     task_id: Annotated[str, Field(description='Task, e.g. "isic-3f9a2c".')],
-    state: State,
+    ctx: Context[Services],
     mode: Annotated[
         Literal["full", "smoke", "stop"],
         Field(
@@ -79,6 +80,7 @@ def run_training(
     predictions and accepts or rejects the run against the incumbent. One run per task at a time. It goes on when you disconnect.
     Next: read_validation(task_id) waits for it.
     """
+    state = services_of(ctx)
     tasks.require_workspace(state, task_id)
     if mode == "stop":
         if not run:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from clinloop.sandbox.environment import find_environment
 from clinloop.sandbox.images import known_contents
 from clinloop.sandbox.recipes import find_recipe, folders
 from clinloop.settings import Settings
+
+_KEPT_S = 2.0
+"""Seconds for which an answer is kept: every inspection of a dataset asks for all images, and a build takes minutes."""
 
 
 class Installed(NamedTuple):
@@ -31,10 +37,15 @@ def installed(image: str, settings: Settings) -> Installed:
     Raises:
         Unknown: there is no such image.
     """
-    recipe = find_recipe(image, folders(settings))
+    return _installed(image, folders(settings), settings.cache, settings.sandbox, int(time.monotonic() / _KEPT_S))
+
+
+@lru_cache(maxsize=64)
+def _installed(image: str, images: tuple[Path, ...], cache: Path, sandbox: str, _period: int) -> Installed:
+    recipe = find_recipe(image, images)
     python, packages = "", dict[str, str]()
-    if settings.sandbox in ("auto", "docker") and (contents := known_contents(recipe, settings.cache)):
+    if sandbox in ("auto", "docker") and (contents := known_contents(recipe, cache)):
         python, packages = contents
-    elif settings.sandbox != "docker" and (environment := find_environment(recipe, settings.cache)):
+    elif sandbox != "docker" and (environment := find_environment(recipe, cache)):
         python, packages = environment.python_version, environment.packages
     return Installed(image, recipe.title, python, recipe.main_packages, packages, recipe.notice)

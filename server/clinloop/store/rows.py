@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from clinloop.spec import TaskSpec
@@ -94,10 +95,15 @@ class RunRow:
     deadline_unix: float | None
     ended_at: str | None
     score: float | None
-    scores: dict[str, Any] | None
+    scores_json: str | None
     decision: str
     reason: str
     reason_text: str
+
+    @cached_property
+    def scores(self) -> dict[str, Any] | None:
+        """What the server measured on validation; None before. Read when it is asked for: most who list runs do not ask."""
+        return json.loads(self.scores_json) if self.scores_json else None
 
     @property
     def is_active(self) -> bool:
@@ -121,11 +127,17 @@ def task_row(row: sqlite3.Row) -> TaskRow:
     values: dict[str, Any] = dict(row)
     fields: dict[str, Any] = {
         **values,
-        "spec": TaskSpec.model_validate_json(values["spec"]),
+        "spec": _spec(values["spec"]),
         "settings": json.loads(values["settings"]),
         "result": json.loads(values["result"]) if values["result"] else None,
     }
     return TaskRow(**fields)
+
+
+@lru_cache(maxsize=1024)
+def _spec(text: str) -> TaskSpec:
+    """Return a contract, which is frozen, so that all may share it: every call about a task reads it several times."""
+    return TaskSpec.model_validate_json(text)
 
 
 def question_row(row: sqlite3.Row) -> QuestionRow:
@@ -144,6 +156,7 @@ def run_row(row: sqlite3.Row) -> RunRow:
         "inputs": json.loads(values["inputs"]),
         "facts": json.loads(values["facts"]),
         "stop_requested": bool(values["stop_requested"]),
-        "scores": json.loads(values["scores"]) if values["scores"] else None,
+        "scores_json": values["scores"],
     }
+    del fields["scores"]
     return RunRow(**fields)

@@ -27,10 +27,11 @@ class Runs:
         Raises:
             Unknown: no such run; the text lists those that exist.
         """
-        for row in (known := self.runs(task_id)):
-            if row.name == name:
-                return row
-        raise unknown("run", name, [row.name for row in known], "Start one with run_training.")
+        with self._database.connect() as connection:
+            found = connection.execute("SELECT * FROM run WHERE task_id = ? AND name = ?", (task_id, name)).fetchone()
+        if found is None:
+            raise unknown("run", name, [row.name for row in self.runs(task_id)], "Start one with run_training.")
+        return run_row(found)
 
     def runs(self, task_id: str) -> list[RunRow]:
         """Return the runs of a task in order of creation."""
@@ -47,6 +48,12 @@ class Runs:
                 run_row(row) for row in connection.execute("SELECT * FROM run WHERE ended_at IS NULL ORDER BY rowid")
             ]
 
+    def has_active_run(self, task_id: str) -> bool:
+        """Tell whether a run of a task has no end yet."""
+        with self._database.connect() as connection:
+            found = connection.execute("SELECT 1 FROM run WHERE task_id = ? AND ended_at IS NULL", (task_id,))
+            return found.fetchone() is not None
+
     def baseline(self, task_id: str) -> RunRow | None:
         """Return the first full run that got a score."""
         return next((run for run in self.runs(task_id) if run.decision == "accepted"), None)
@@ -54,11 +61,13 @@ class Runs:
     def incumbent(self, task_id: str) -> RunRow | None:
         """Return the run that was accepted last, or that the clinician chose since then."""
         with self._database.connect() as connection:
-            row = connection.execute("SELECT chosen_run, chosen_at FROM task WHERE id = ?", (task_id,)).fetchone()
-        chosen, since = (row["chosen_run"], row["chosen_at"] or "") if row else (None, "")
-        found = self.runs(task_id)
-        accepted = next((run for run in reversed(found) if run.decision == "accepted" and run.created_at > since), None)
-        return accepted or next((run for run in found if run.name == chosen), None)
+            row = connection.execute(
+                "SELECT run.* FROM run JOIN task ON task.id = task_id WHERE task_id = ?"
+                " AND (decision = 'accepted' AND run.created_at > COALESCE(chosen_at, '') OR name = chosen_run)"
+                " ORDER BY decision = 'accepted' AND run.created_at > COALESCE(chosen_at, '') DESC, run.rowid DESC LIMIT 1",
+                (task_id,),
+            ).fetchone()
+        return run_row(row) if row else None
 
     def reserve_run(
         self,
