@@ -1,6 +1,6 @@
 """Load over HTTP: latency of tools that do not wait at 1, 10 and 100 clients in both eras, pages, and memory.
 
-python benchmarks/bench_http.py [--cases 25000] [--runs 30] [--tasks 100] [--only tools|pages|memory]
+python benchmarks/bench_http.py [--cases 25000] [--runs 30] [--tasks 100] [--only tools|pages|memory] [--keep FOLDER]
 
 Clients are a process of their own (http_clients.py); with the server they share the cores of the machine, so on two cores each has about one.
 `at once` sends the next call as soon as the last one is answered (100 clients: the latency is the queue); `one per second` pauses 1 s on average.
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -117,39 +117,63 @@ async def _call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     return result.structured_content or {}
 
 
+@contextlib.asynccontextmanager
+async def _agent(server: Server, token: str) -> AsyncGenerator[Client]:
+    async with (
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=120) as connection,
+        Client(streamable_http_client(f"http://127.0.0.1:{server.port}/mcp", http_client=connection)) as client,
+    ):
+        yield client
+
+
 async def prepare(server: Server, tokens: list[str], *, n_tasks: int, n_runs: int) -> dict[str, str]:
     """Begin tasks for all agents, one run each in the first of each agent, and many runs in one; return a task with ended runs per token."""
     ended: dict[str, str] = {}
     for number, token in enumerate(tokens):
-        async with (
-            httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=120) as connection,
-            Client(streamable_http_client(f"http://127.0.0.1:{server.port}/mcp", http_client=connection)) as client,
-        ):
-            for index in range(n_tasks // len(tokens)):
-                task = await _call(
-                    client,
-                    "init_task",
-                    dataset="bench",
-                    request="Tell these images apart.",
-                    spec={"objective": "Tell images apart.", "budget": "paper", "acceptance": "paper"},
-                    template="linear",
-                    seed=index,
-                )
-                if index == 0:
-                    ended[token] = task["task_id"]
-            for path, text in (("train.py", TRAIN), ("predict.py", PREDICT)):
-                await _call(
-                    client,
-                    "edit_workspace",
-                    task_id=ended[token],
-                    operation="create",
-                    path=path,
-                    text=text,
-                    overwrite=True,
-                )
+        async with _agent(server, token) as client:
+            for seed in range(n_tasks // len(tokens)):
+                task = await _begin(client, seed=seed)
+                ended.setdefault(token, task)
+            await _write(client, ended[token])
             for _ in range(1 + n_runs if number == 0 else 1):
                 await _run(client, ended[token])
     return ended
+
+
+async def prepare_pages(server: Server, token: str, n_runs: int) -> dict[str, str]:
+    """Return a task by the path of the page that is about it: one that waits to be confirmed, one to be approved, one with a report.
+
+    The others are about "": one with many runs on the large dataset.
+    """
+    async with _agent(server, token) as client:
+        large = await _begin(client, "many")
+        await _write(client, large)
+        for _ in range(1 + n_runs):
+            await _run(client, large)
+        waiting = await _begin(client, confirm_spec="required")
+        asked, evaluated = await _begin(client, seed=1001, confirm_finalize="required"), await _begin(client, seed=1002)
+        for task in (asked, evaluated):
+            await _write(client, task)
+            await _run(client, task)
+            await _call(client, "finalize", task_id=task, run="run0", wait=0)
+        while (await _call(client, "finalize", task_id=evaluated, run="run0", wait=4))["status"] != "evaluated":
+            pass
+    reports = ("report", "report/page", "report/check", "files/{name:path}")
+    return {"": large, "confirm": waiting, "approve": asked, **dict.fromkeys(reports, evaluated)}
+
+
+async def _begin(client: Client, dataset: str = "bench", seed: int = 1000, **spec: str) -> str:
+    contract = {"objective": "Tell images apart.", "budget": "paper", "acceptance": "paper", **spec}
+    request = "Tell these images apart."
+    started = await _call(
+        client, "init_task", dataset=dataset, request=request, spec=contract, template="linear", seed=seed
+    )
+    return started["task_id"]
+
+
+async def _write(client: Client, task: str) -> None:
+    for path, text in (("train.py", TRAIN), ("predict.py", PREDICT)):
+        await _call(client, "edit_workspace", task_id=task, operation="create", path=path, text=text, overwrite=True)
 
 
 async def _run(client: Client, task: str) -> None:
@@ -227,24 +251,28 @@ def tools(server: Server, ended: dict[str, str]) -> dict[str, Any]:
     return figures
 
 
-def pages(server: Server, custodian: str, task: str, dataset: str) -> dict[str, Any]:
-    """Open every page as a custodian; a page whose path has a part that is not known here is an error, never left out."""
-    parts = {"task_id": task, "task": task, "run": "run0", "dataset": dataset, "name": dataset, "split": "train"}
+def pages(server: Server, people: dict[str, str], tasks: dict[str, str], dataset: str) -> dict[str, Any]:
+    """Open every page as a custodian, or else as a clinician; a page whose path has a part that is not known here is an error, never left out.
+
+    tasks: of the pages that are about a task in a certain state by the end of their path; "" for all others.
+    """
+    assert tasks, "this folder was prepared with --only tools or memory; pages need one of their own"
+    parts = {"task_id": tasks[""], "run": "run0", "dataset": dataset, "name": dataset, "split": "train"}
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("POST", "/sign-in", urlencode({"token": custodian}), _form(server))
-    answer = connection.getresponse()
-    answer.read()
-    cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
-    assert answer.status == 303 and cookie, answer.status
-    connection.request("GET", f"/datasets/{dataset}/pictures", headers={"Cookie": cookie})
-    parts["case_id"] = re.findall(rf"/datasets/{dataset}/pictures/([^\"?]+)", connection.getresponse().read().decode())[
-        0
-    ]
+    cookies = {role: _signed_in(server, connection, token) for role, token in people.items()}
+    connection.request("GET", f"/datasets/{dataset}/pictures", headers={"Cookie": cookies["custodian"]})
+    gallery = connection.getresponse().read().decode()
+    parts["case_id"] = re.findall(rf"/datasets/{dataset}/pictures/([^\"?]+)", gallery)[0]
     figures: dict[str, Any] = {}
     for page in PAGES:
         if "GET" not in page.methods or "live" in page.path:
             continue
-        path = re.sub(r"{(\w+)(?::\w+)?}", lambda found: parts[found[1]], page.path)
+        about = page.path.removeprefix("/tasks/{task}/")
+        known = parts | {"task": tasks.get(about, tasks[""])}
+        if about.startswith("files/"):
+            known["name"] = "report/report.json"
+        path = re.sub(r"{(\w+)(?::\w+)?}", lambda found: known[found[1]], page.path)  # noqa: B023 - used at once
+        cookie = cookies["custodian" if "custodian" in page.roles else "clinician"]
         times: list[float] = []
         for _ in range(9):
             begun = time.perf_counter()
@@ -260,6 +288,16 @@ def pages(server: Server, custodian: str, task: str, dataset: str) -> dict[str, 
         }
     connection.close()
     return figures
+
+
+def _signed_in(server: Server, connection: http.client.HTTPConnection, token: str) -> str:
+    """Return the cookie of a person."""
+    connection.request("POST", "/sign-in", urlencode({"token": token}), _form(server))
+    answer = connection.getresponse()
+    answer.read()
+    cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
+    assert answer.status == 303 and cookie, answer.status
+    return cookie
 
 
 def _form(server: Server) -> dict[str, str]:
@@ -314,13 +352,15 @@ def main() -> None:
             if not known.exists():
                 tokens = [server.token("agent", f"agent {number}") for number in range(AGENTS)]
                 ended = asyncio.run(prepare(server, tokens, n_tasks=given.tasks, n_runs=given.runs))
-                known.write_text(json.dumps([ended, server.token("custodian", "the custodian")]), encoding="utf-8")
-            ended, custodian = json.loads(known.read_text(encoding="utf-8"))
+                people = {role: server.token(role, f"the {role}") for role in ("custodian", "clinician")}
+                about = asyncio.run(prepare_pages(server, tokens[-1], given.runs)) if "many" in sizes else {}
+                known.write_text(json.dumps([ended, people, about]), encoding="utf-8")
+            ended, people, about = json.loads(known.read_text(encoding="utf-8"))
             figures: dict[str, Any] = {"cores_shared_by_clients_and_server": os.cpu_count()}
             if given.only in (None, "tools"):
                 figures["tools"] = tools(server, ended)
             if given.only in (None, "pages"):
-                figures["pages"] = pages(server, custodian, next(iter(ended.values())), "many")
+                figures["pages"] = pages(server, people, about, "many")
             if given.only in (None, "memory"):
                 figures["memory"] = memory(server, ended, given.calls)
             log = server.log.read_text(encoding="utf-8", errors="replace")
