@@ -7,10 +7,11 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, cast
 
-from clinloop.errors import BadInput, unknown
+from clinloop.errors import BadInput, NotNow, unknown
 from clinloop.principal import Principal, Role
 from clinloop.store.database import Database, utc_now
 from clinloop.untrusted import clean
@@ -111,10 +112,10 @@ class Tokens:
         return self._valid("id = ?", token_id)
 
     def note_uses(self, token_ids: Iterable[str]) -> None:
-        """Write that tokens were used now; what was written within a minute stays."""
+        """Write that tokens were used now, unless that was written within a minute, or cannot be: a use that is missing harms nobody."""
         now = datetime.now(UTC)
         before = (now - timedelta(seconds=_USE_S)).isoformat(timespec="milliseconds")
-        with self._database.transaction() as connection:
+        with suppress(NotNow, sqlite3.OperationalError), self._database.transaction() as connection:
             connection.executemany(
                 "UPDATE token SET last_used_at = ? WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ?)",
                 [(now.isoformat(timespec="milliseconds"), token_id, before) for token_id in token_ids],

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import anyio
 from starlette.applications import Starlette
@@ -15,7 +14,6 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from clinloop import app as protocol
-from clinloop.errors import NotNow
 from clinloop.principal import LOCAL_AGENT
 from clinloop.services import Services
 from clinloop.web import datasets, doctor, entrance, housekeeping, ledger, tasks, tokens
@@ -63,8 +61,7 @@ def build(services: Services, hosts: Sequence[str], *, is_open: bool = True) -> 
                 yield
                 tasks.cancel_scope.cancel()
         finally:
-            with suppress(NotNow, sqlite3.Error):  # a last use that is missing harms nobody
-                sign_in.note_uses()
+            sign_in.note_uses()
             services.store.close()
 
     async def missing(request: Request, _: Exception) -> Response:
