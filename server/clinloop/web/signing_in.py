@@ -85,7 +85,7 @@ class SignIn:
         """Write which tokens were shown since the last time; for a thread, because it may wait for other writers of the store."""
         used, self._used = self._used, set[str]()
         if used:
-            self._services.store.note_uses(used)
+            self._services.store.note_uses(tuple(used))  # a copy in one step: the loop may still add to it
 
     def session(self, secret: str) -> str | None:
         """Return the cookie for a token of a person, or for the key of the link, once; None when it is neither."""
