@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from clinloop.services import Services
 from clinloop.web import connections
 
 from ..mcp.conftest import ERAS, Agent
+from . import serving
 from .conftest import ACCEPT
 from .serving import COMMAND, Server, agent_of, with_token
 
@@ -227,6 +229,25 @@ def test_a_service_serves_on_its_socket_and_over_http_and_ends_both(services: Se
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+async def test_who_does_not_take_an_answer_is_dropped_without_a_fault_of_the_server(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = "import sys; from clinloop.web import limits; limits.SEND_S = 1.0; limits.STRANGER_BURST = 1e6; from clinloop.cli import main; main()"
+    monkeypatch.setattr(serving, "COMMAND", [sys.executable, "-I", "-c", hasty, *COMMAND[4:]])
+    with Server(services.settings.state) as server:
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", server.port))
+            request = f"GET /static/htmx.min.js HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
+            deaf.sendall(request * 500)  # their answers, 24 MB, are more than all buffers hold
+            gone = select.poll()
+            gone.register(deaf, 0)  # errors and the end are always told
+            assert gone.poll(20_000)
+        assert httpx2.get(f"{server.url}/healthz").status_code == 200
+        server.stop()
+        assert "Traceback" not in server.text and "ERROR" not in server.text, server.text[-2000:]
 
 
 async def test_the_last_use_of_a_token_is_written_and_survives_the_server(services: Services) -> None:

@@ -1,8 +1,10 @@
-"""Connections over TCP: whose they are is looked up when they open, and a client that does not send its request is dropped."""
+"""Connections over TCP: whose they are is looked up when they open, and a client that does not send its request, or take its answer, is dropped."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -12,6 +14,10 @@ HEAD_S = 10.0
 """Seconds in which the head of a request must have arrived."""
 IDLE_S = 30
 """Seconds for which a connection is kept between two requests."""
+HANG_UP = "clinloop.hang_up"
+"""Where a connection carries what drops it at once (state of the ASGI scope); closing would wait until the client has read everything."""
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""linger: on, for no time (POSIX sys/socket.h)."""
 CONNECTIONS = 2048
 """Connections at once; further ones are told that the server is busy."""
 
@@ -24,7 +30,7 @@ class Patient(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Look up whose connection it is, once: its port may be another user's later."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, WIRE: wire(self.client, self.server)}
+        self.app_state = {**self.app_state, WIRE: wire(self.client, self.server), HANG_UP: self._hang_up}
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -36,6 +42,12 @@ class Patient(H11Protocol):
         """Forget the connection."""
         self._unwatch()
         super().connection_lost(exc)
+
+    def _hang_up(self) -> None:
+        """Drop the connection with all that the client has not taken, also what the kernel holds for it."""
+        if not self.transport.is_closing():
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self.transport.abort()
 
     def _watch(self) -> None:
         cycle = self.cycle  # None until the first request

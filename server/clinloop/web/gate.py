@@ -19,6 +19,7 @@ from clinloop.principal import Role
 from clinloop.services import Services
 from clinloop.untrusted import clean
 from clinloop.web import limits
+from clinloop.web.connections import HANG_UP
 from clinloop.web.metrics import Metrics
 from clinloop.web.peer import Peer, peer
 from clinloop.web.signing_in import Caller, SignIn
@@ -74,6 +75,9 @@ class Gate:
         found = peer(scope, self._services.settings)
         try:
             await self._serve(scope, receive, answer, found)
+        except* _NotTaken:
+            scope["state"].get(HANG_UP, _nothing)()
+            await anyio.sleep(0)  # the server below hears of it before it could miss the rest of the answer
         finally:
             seconds = time.monotonic() - begun
             route = _route(scope)
@@ -217,6 +221,10 @@ class Gate:
             self._watch.saw_session(session.decode("latin-1"), caller, is_over=is_over)
 
 
+class _NotTaken(Exception):
+    """A client did not take its answer in time."""
+
+
 class _Answer:
     """What is sent back: security headers are added, the status is kept, and a client that does not take it is dropped."""
 
@@ -238,8 +246,11 @@ class _Answer:
             message["headers"] = self._headers(message["headers"])
         elif message["type"] == "http.response.body":
             self._is_whole = not message.get("more_body")
-        with anyio.fail_after(limits.SEND_S):
-            await self._send(message)
+        try:
+            with anyio.fail_after(limits.SEND_S):
+                await self._send(message)
+        except TimeoutError:
+            raise _NotTaken from None
 
     async def break_off(self, receive: Receive, *, is_ending: bool) -> None:
         """End an answer that was cut short."""
@@ -275,6 +286,10 @@ def _observer(scope: Scope, metrics: Metrics) -> Callable[[str, str, float], Non
         metrics.tool(name, outcome, seconds)
 
     return observe
+
+
+def _nothing() -> None:
+    pass
 
 
 def _is_person(caller: Caller) -> bool:
