@@ -167,6 +167,21 @@ def test_the_final_test_is_approved_and_its_report_read_and_checked(stage: Stage
     assert saved.value.suggested_filename == "report.json"
 
 
+def test_who_may_not_decide_sees_what_waits_and_no_button_for_it(
+    stage: Stage, chromium: Browser, server: Server, tokens: dict[str, str], doctor: Person
+) -> None:
+    task_id = stage.task("This waits for a clinician: three kinds of moles.", confirm_spec="required")
+    context = chromium.new_context()
+    custodian = Person(context, server).sign_in(tokens["custodian"])
+    for who, decides in ((doctor, True), (custodian, False)):
+        for path, button in (("/", f"#act-{task_id}"), (f"/tasks/{task_id}", "#act")):
+            page = who.open(path)
+            expect(page.locator(button)).to_be_attached()
+            expect(page.locator(button)).to_be_visible(visible=decides)
+        expect(page.get_by_text("A clinician does this.")).to_be_visible(visible=not decides)
+    context.close()
+
+
 def test_text_of_the_agent_is_shown_and_never_run(stage: Stage, doctor: Person) -> None:
     page = doctor.open(f"/tasks/{stage.worked_on()}/runs/run2")
     page.locator("summary", has_text="While training").click()
