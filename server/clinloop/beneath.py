@@ -110,12 +110,11 @@ class Beneath:
             return os.fstat(fd)
 
     def exists(self, rel: str) -> bool:
-        """Return whether anything has this name, a file that `read` would refuse included."""
+        """Return whether anything has this name, a file that `read` would refuse included; what is mounted there is not asked, it might never answer."""
         parts = check_path(rel).split("/")
         with _refusing(rel):
             try:
-                with closing(self._open(parts[:-1], FOLDER_FLAGS)) as folder:
-                    os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+                os.close(self._open(parts, os.O_PATH | os.O_CLOEXEC))
             except (FileNotFoundError, NotADirectoryError):
                 return False
         return True
