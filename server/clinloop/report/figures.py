@@ -62,6 +62,8 @@ _SETTINGS: Final[Any] = {
     "font.size": 9,
     "axes.unicode_minus": True,
 }
+_BARS: Final = 6
+"""Metrics in one row of figure 3 at most."""
 
 
 def css_variables(palette: Palette) -> str:
@@ -71,7 +73,9 @@ def css_variables(palette: Palette) -> str:
 
 def metric_bars_svg(metrics: Sequence[FinalMetric]) -> str:
     """Draw figure 3: grouped bars initial and refined with 95 % intervals and the p-value of each metric."""
-    rows = [metrics[start : start + 6] for start in range(0, len(metrics), 6)]
+    n_rows = max(1, -(-len(metrics) // _BARS))
+    n_columns = -(-len(metrics) // n_rows)  # rows of equal length, so that none holds a lonely bar
+    rows = [metrics[start : start + n_columns] for start in range(0, len(metrics), max(1, n_columns))]
 
     def draw(figure: Figure, colours: Palette) -> None:
         for index, row in enumerate(rows):
@@ -81,7 +85,7 @@ def metric_bars_svg(metrics: Sequence[FinalMetric]) -> str:
                 bar_pair(axes, position, metric, colours)
             labels = [tick(metric) for metric in row]
             axes.set_xticks(range(len(row)), labels)
-            axes.set_xlim(-0.6, 5.6 if len(rows) > 1 else max(len(row), 3) - 0.4)
+            axes.set_xlim(-0.6, max(n_columns, 3) - 0.4)
             axes.set_ylim(0, 1.12)
             axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
             axes.set_ylabel("value on the test set")
