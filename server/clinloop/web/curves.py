@@ -131,12 +131,15 @@ def _drawing(parts: Sequence[str], title: str) -> Markup:
 
 
 def _padded(values: Sequence[float]) -> Point:
-    """Return limits with some room, at least 0.05 apart."""
+    """Return limits with some room, at least 0.025 apart; within 0 and 1 where all values are, because they are shares then."""
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
     room = max(0.025, (high - low) * 0.18)
-    return low - room, high + room
+    bottom, top = low - room, high + room
+    if low >= 0 and high <= 1:
+        bottom, top = max(0.0, bottom), min(1.0, top)
+    return bottom, top
 
 
 def _step(span: float) -> float:
