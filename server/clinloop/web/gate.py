@@ -76,7 +76,7 @@ class Gate:
         try:
             await self._serve(scope, receive, answer, found)
         except* _NotTaken:
-            scope["state"].get(HANG_UP, _nothing)()
+            scope.get("state", {}).get(HANG_UP, _nothing)()
             await anyio.sleep(0)  # the server below hears of it before it could miss the rest of the answer
         finally:
             seconds = time.monotonic() - begun

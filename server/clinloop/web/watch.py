@@ -84,6 +84,9 @@ class Watch:
                 break
             try:
                 await self._check()
+                await anyio.to_thread.run_sync(
+                    self._sign_in.note_uses
+                )  # afterwards: it may have to wait for who writes
             except Exception:  # a store that is busy or a disk that is full must not end the watch
                 _log.exception("credentials could not be checked again")
         await anyio.sleep(GRACE_S)
@@ -91,7 +94,6 @@ class Watch:
             served.scope.cancel()
 
     async def _check(self) -> None:
-        await anyio.to_thread.run_sync(self._sign_in.note_uses)
         now = time.monotonic()
         served = [kept for kept in self._served.values() if now - kept.begun > CHECK_S / 2]
         callers = {kept.caller.credential: kept.caller for kept in (*served, *self._sessions.values())}

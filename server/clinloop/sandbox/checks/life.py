@@ -110,7 +110,7 @@ def stop_ends_daemons_and_who_ignores_signals(bench: Bench) -> None:
         began = time.monotonic()
         bench.sandbox.stop(job.name)
         expect(time.monotonic() - began < 2, "stop took more than 2 s")
-    expect(is_gone(word, within_s=5), "a process outlived stop")
+    expect(is_gone(word, within_s=0.5), "a process outlived stop")
 
 
 def daemons_end_with_the_main_process(bench: Bench) -> None:
